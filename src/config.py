@@ -1,0 +1,290 @@
+"""Configurations: model dimensions, releases, and the one declaration of every user option.
+
+Standard library only, so that ``run.py --help`` stays instant.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from src.errors import InputError
+
+VERSION = "0.1.0"
+
+# --------------------------------------------------------------------------- model dimensions
+
+
+@dataclass(frozen=True)
+class DiTConfig:
+    """Dimensions of the causal Wan 2.1 DiT. The defaults are those of the releases."""
+
+    dim: int = 1536
+    in_dim: int = 16
+    out_dim: int = 16
+    ffn_dim: int = 8960
+    freq_dim: int = 256
+    text_dim: int = 4096
+    num_heads: int = 12
+    num_layers: int = 30
+    patch_size: tuple[int, int, int] = (1, 2, 2)
+    eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        if self.dim % self.num_heads or (self.dim // self.num_heads) % 2:
+            raise ValueError(f"dim {self.dim} is not num_heads {self.num_heads} x an even head width")
+        if self.patch_size != (1, 2, 2):
+            raise ValueError(f"patch_size {self.patch_size}: only (1, 2, 2) exists")
+
+    @property
+    def head_dim(self) -> int:
+        return self.dim // self.num_heads
+
+
+@dataclass(frozen=True)
+class ProjectorConfig:
+    """Dimensions of the LQ projector.
+
+    ``kind``: "causal" (v1.1: a convolution sees the previous call's last two frames) or "buffer"
+    (v1.0: it sees this call's own last two). Same shapes, different numbers.
+    """
+
+    kind: str = "causal"
+    in_dim: int = 3
+    hidden_dims: tuple[int, int] = (2048, 3072)
+    out_dim: int = 1536
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("causal", "buffer"):
+            raise ValueError(f"projector kind {self.kind!r} is neither 'causal' nor 'buffer'")
+
+
+@dataclass(frozen=True)
+class TCDecoderConfig:
+    """Dimensions of the TCDecoder.
+
+    ``latent_channels``: 16 latent + 768 condition channels. ``residual``: the output (0..1 scale)
+    is added to the condition frames (nano only).
+    """
+
+    channels: tuple[int, int, int, int] = (512, 256, 128, 128)
+    latent_channels: int = 784
+    residual: bool = False
+
+
+@dataclass(frozen=True)
+class VAEConfig:
+    """Dimensions of the Wan 2.1 VAE."""
+
+    dim: int = 96
+    z_dim: int = 16
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How a checkpoint wants to be run.
+
+    ``sparse_ratio``: attention budget (None: every block inside the local window).
+    ``local_range``: width of the local window in attention windows. ``kv_ratio``: window-frames
+    kept in the KV cache. ``noise_scale``: standard deviation of the starting latent.
+    ``antialias``: upscale the input with the anti-aliased bicubic kernel (a = -0.5), clamped to
+    0..1, instead of the plain one (a = -0.75).
+    """
+
+    noise_scale: float = 1.0
+    sparse_ratio: float | None = 2.0
+    local_range: int = 11
+    kv_ratio: int = 3
+    antialias: bool = False
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything that defines the computation of one checkpoint. ``vae`` None: it has no VAE."""
+
+    dit: DiTConfig = DiTConfig()
+    projector: ProjectorConfig = ProjectorConfig()
+    tcdecoder: TCDecoderConfig = TCDecoderConfig()
+    vae: VAEConfig | None = VAEConfig()
+    sampling: SamplingConfig = SamplingConfig()
+
+
+NANO_CONFIG = ModelConfig(
+    dit=DiTConfig(dim=128, ffn_dim=512, freq_dim=64, text_dim=64, num_heads=1, num_layers=6),
+    projector=ProjectorConfig(kind="causal", hidden_dims=(64, 128), out_dim=128),
+    tcdecoder=TCDecoderConfig(channels=(96, 48, 24, 16), residual=True),
+    vae=None,
+    sampling=SamplingConfig(noise_scale=0.0, sparse_ratio=None, local_range=3, antialias=True),
+)
+
+# --------------------------------------------------------------------------- options
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    flags: tuple[str, ...] = (),
+    choices: tuple[str, ...] = (),
+    bounds: tuple[float, float] | None = None,
+    kind: str = "str",
+    group: str = "output",
+    const: str | None = None,
+) -> Any:
+    """Declare one option: its default, help, flags, choices, bounds and display group.
+
+    ``kind``: str, path, int, float, fraction, time or flag. ``const``: the value of a bare flag
+    that may also take one. The command line, the web page and the API are made from this.
+    """
+    return field(
+        default=default,
+        metadata={
+            "help": help,
+            "flags": flags,
+            "choices": choices,
+            "bounds": bounds,
+            "kind": kind,
+            "group": group,
+            "const": const,
+        },
+    )
+
+
+@dataclass(frozen=True)
+class Options:
+    """Every setting of one job. Values are checked on construction: InputError names what is wrong.
+
+    Values may be given as text (as a command line has them) or in their own type.
+    """
+
+    input: Path = option(None, "video, picture, or folder of pictures", flags=("-i", "--input"), kind="path", group="files")
+    output: Path = option(Path("outputs"), "output folder or file (default: %(default)s)", kind="path", group="files")
+    overwrite: bool = option(False, "replace an existing output", flags=("--overwrite",), kind="flag", group="files")
+    start: Fraction | None = option(None, "start at this time of the input: seconds or [HH:]MM:SS[.s]", flags=("--start",), kind="time", group="files")
+    end: Fraction | None = option(None, "stop at this time of the input: seconds or [HH:]MM:SS[.s]", flags=("--end",), kind="time", group="files")
+
+    scale: Fraction = option(Fraction(4), "enlargement, 1-4, fractions too (1.5 or 3/2)", flags=("-s", "--scale"), bounds=(1, 4), kind="fraction", group="model")
+    mode: str = option("tiny", "tiny: fast; tiny-long: least memory; full: Wan VAE decoder, best", flags=("-m", "--mode"), choices=("tiny", "tiny-long", "full"), group="model")
+    model: str = option("auto", "weights to use; auto: 1.1 if present or (with a GPU) downloadable, otherwise the embedded nano", flags=("--model",), choices=("auto", "nano", "1.0", "1.1"), group="model")
+    models_dir: Path = option(Path("models"), "folder of the weights", flags=("--models-dir",), kind="path", group="model")
+    color_fix: str = option("wavelet", "match the colours of the input (bare flag: adain)", flags=("--color-fix",), choices=("none", "adain", "wavelet"), group="model", const="adain")
+    seed: int = option(0, "seed of the starting noise", flags=("--seed",), bounds=(0, 2**63 - 1), kind="int", group="model")
+
+    device: str = option("auto", "auto, cpu, cuda, cuda:N or mps", flags=("-d", "--device"), group="compute")
+    dtype: str = option("auto", "number format of the model", flags=("-t", "--dtype"), choices=("auto", "fp32", "fp16", "bf16"), group="compute")
+    attention: str = option("auto", "sage: INT8 kernel; block: 128-token blocks; dense: no block selection", flags=("-a", "--attention"), choices=("auto", "sage", "block", "dense"), group="compute")
+    sparse_ratio: float | None = option(None, "attention budget: 1.5 faster, 2.0 steadier (default: the model's)", flags=("--sparse-ratio",), bounds=(0.01, 1000), kind="float", group="compute")
+    kv_ratio: int | None = option(None, "window-frames kept in the KV cache (default: the model's)", flags=("--kv-ratio",), bounds=(1, 16), kind="int", group="compute")
+    local_range: int | None = option(None, "width of the local attention window in windows of 128 pixels (default: the model's)", flags=("--local-range",), bounds=(1, 999), kind="int", group="compute")
+    tiled_vae: bool = option(False, "decode in tiles", flags=("--tiled-vae",), kind="flag", group="compute")
+    tiled_dit: bool = option(False, "run the DiT in tiles", flags=("--tiled-dit",), kind="flag", group="compute")
+    tile_size: int | None = option(None, "tile size in input pixels", flags=("--tile-size",), bounds=(32, 4096), kind="int", group="compute")
+    overlap: int | None = option(None, "overlap of the tiles in input pixels", flags=("--overlap",), bounds=(1, 1024), kind="int", group="compute")
+    unload_dit: bool = option(False, "move the DiT off the device before decoding", flags=("--unload-dit",), kind="flag", group="compute")
+
+    fps: Fraction | None = option(None, "frame rate of a folder of pictures (default 30), or a new constant rate for a video", flags=("-f", "--fps"), bounds=(0.001, 1000), kind="fraction", group="output")
+    quality: int = option(7, "1 smallest file, 10 best picture", flags=("-q", "--quality"), bounds=(1, 10), kind="int", group="output")
+    codec: str = option("h264", "video codec", flags=("--codec",), choices=("h264", "hevc", "av1"), group="output")
+
+    def __post_init__(self) -> None:
+        for item in dataclasses.fields(self):
+            value = _convert(item, getattr(self, item.name))
+            object.__setattr__(self, item.name, value)
+        if self.start is not None and self.end is not None and self.end <= self.start:
+            raise InputError(f"--end {float(self.end):g} is not after --start {float(self.start):g}")
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", self.device):
+            raise InputError(f"--device {self.device!r} is not one of auto, cpu, cuda, cuda:N, mps")
+
+    def replace(self, **changes: Any) -> Options:
+        """A copy with some values changed, checked again."""
+        return dataclasses.replace(self, **changes)
+
+
+def option_name(item: dataclasses.Field[Any]) -> str:
+    """The name a person knows an option by: its long flag, or its field name."""
+    flags = item.metadata["flags"]
+    return flags[-1] if flags else item.name
+
+
+def _convert(item: dataclasses.Field[Any], value: Any) -> Any:
+    """``value`` in the option's own type, checked. Raises InputError naming flag and value."""
+    kind, bounds, choices = item.metadata["kind"], item.metadata["bounds"], item.metadata["choices"]
+    name = option_name(item)
+    if value is None:
+        if item.default is None:
+            return None
+        raise InputError(f"{name} needs a value")
+    try:
+        value = _PARSERS[kind](value)
+    except (ValueError, TypeError, ZeroDivisionError, OverflowError) as error:
+        raise InputError(f"{name} {value!r} is not {_KIND_WORDS[kind]}") from error
+    if choices and value not in choices:
+        raise InputError(f"{name} {value!r} is not one of {', '.join(choices)}")
+    if bounds and not bounds[0] <= value <= bounds[1]:
+        raise InputError(f"{name} {value} is outside {bounds[0]:g}..{bounds[1]:g}")
+    return value
+
+
+def parse_time(value: str | int | float | Fraction) -> Fraction:
+    """Seconds as an exact fraction from ``90``, ``1:30``, ``00:01:30.5``. Raises ValueError."""
+    if isinstance(value, str) and ":" in value:
+        parts = value.split(":")
+        if len(parts) > 3 or not all(re.fullmatch(r"\d+(\.\d+)?", part) for part in parts):
+            raise ValueError(value)
+        seconds = Fraction(0)
+        for part in parts:
+            seconds = seconds * 60 + Fraction(part)
+        return seconds
+    seconds = _parse_fraction(value)
+    if seconds < 0:
+        raise ValueError(value)
+    return seconds
+
+
+def _parse_fraction(value: Any) -> Fraction:
+    # A float such as 1.1 means the decimal that was written, not its binary neighbour.
+    return Fraction(repr(value)) if isinstance(value, float) else Fraction(value)
+
+
+def _parse_int(value: Any) -> int:
+    number = int(value)
+    if isinstance(value, float) and value != number:
+        raise ValueError(value)
+    return number
+
+
+def _parse_flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(value)
+    return value
+
+
+def _parse_float(value: Any) -> float:
+    number = float(value)
+    if number != number:
+        raise ValueError(value)
+    return number
+
+
+_PARSERS: dict[str, Any] = {
+    "str": str,
+    "path": Path,
+    "int": _parse_int,
+    "float": _parse_float,
+    "fraction": _parse_fraction,
+    "time": parse_time,
+    "flag": _parse_flag,
+}
+_KIND_WORDS = {
+    "str": "text",
+    "path": "a path",
+    "int": "a whole number",
+    "float": "a number",
+    "fraction": "a number",
+    "time": "a time (seconds or [HH:]MM:SS[.s])",
+    "flag": "true or false",
+}
