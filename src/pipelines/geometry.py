@@ -1,0 +1,83 @@
+"""Sizes of a job, and the way of a frame into and out of the model's range."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from src.chunks import WINDOW_PIXELS, pad_to_window
+from src.errors import InputError
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Input size, scaled size (scale * input, rounded half up), output size and the padded size the model sees."""
+
+    height: int
+    width: int
+    scaled_height: int
+    scaled_width: int
+    out_height: int
+    out_width: int
+    padded_height: int
+    padded_width: int
+
+    @classmethod
+    def of(cls, height: int, width: int, scale: Fraction, reference_quirks: bool = False) -> Geometry:
+        """The sizes for an input picture. ``reference_quirks``: cut down to multiples of 128, as the original."""
+        if height < 1 or width < 1:
+            raise InputError(f"a picture of {width}x{height} pixels has nothing to upscale")
+        out = [int(side * scale + Fraction(1, 2)) for side in (height, width)]
+        if reference_quirks:
+            cut = [max(side // WINDOW_PIXELS, 1) * WINDOW_PIXELS for side in out]
+            return cls(height, width, *out, *cut, *cut)
+        return cls(height, width, *out, *out, *(pad_to_window(side) for side in out))
+
+    @property
+    def windows(self) -> tuple[int, int]:
+        """Rows and columns of attention windows."""
+        return self.padded_height // WINDOW_PIXELS, self.padded_width // WINDOW_PIXELS
+
+
+def to_float(frame: np.ndarray | Tensor, device: torch.device) -> Tensor:
+    """(H, W, 3) uint8 or uint16 -> (1, 3, H, W) float32 in [0, 1] on ``device``."""
+    if isinstance(frame, np.ndarray):
+        top = 255.0 if frame.dtype == np.uint8 else 65535.0
+        pixels = frame if frame.dtype == np.uint8 else frame.astype(np.int32)
+        tensor = torch.from_numpy(np.ascontiguousarray(pixels)).to(device)
+    else:
+        top, tensor = 255.0, frame.to(device)
+    return tensor.permute(2, 0, 1)[None].to(torch.float32).div_(top)
+
+
+def upscale_lq(frame: Tensor, geometry: Geometry, antialias: bool, reference_quirks: bool = False) -> Tensor:
+    """One frame (1, 3, H, W) in [0, 1] -> bicubic, padded, in [-1, 1]: (3, padded H, padded W).
+
+    ``antialias``: the kernel with a = -0.5, clamped to 0..1 (nano); otherwise a = -0.75, overshoot
+    kept (the releases). Padding replicates the right and the bottom edge. ``reference_quirks`` cuts
+    the centre out instead.
+    """
+    size = [geometry.scaled_height, geometry.scaled_width]
+    up = F.interpolate(frame, size=size, mode="bicubic", align_corners=False, antialias=antialias)
+    if antialias:
+        up = up.clamp_(0, 1)
+    if reference_quirks:
+        top, left = (size[0] - geometry.out_height) // 2, (size[1] - geometry.out_width) // 2
+        up = up[..., top : top + geometry.out_height, left : left + geometry.out_width]
+    else:
+        right, bottom = geometry.padded_width - size[1], geometry.padded_height - size[0]
+        up = F.pad(up, (0, right, 0, bottom), mode="replicate")
+    return (up * 2 - 1)[0]
+
+
+def to_uint8(frames: Tensor, truncate: bool = False) -> Tensor:
+    """(F, 3, H, W) in [0, 1] -> (F, H, W, 3) uint8, rounded (the original truncates)."""
+    levels = frames.clamp(0, 1).mul_(255)
+    if not truncate:
+        levels.add_(0.5)
+    return levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous()

@@ -1,0 +1,200 @@
+"""The one loop: LQ frames in, upscaled frames out, chunk by chunk, whatever the pipeline.
+
+A pipeline is policy only: which decoder it uses and how much it decodes at once.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from src import chunks
+from src.config import ModelConfig
+from src.models.dit import DiT, DiTConstants
+from src.models.lq_projector import LQProjector
+from src.ops.attention import Attention, AttentionPlan
+from src.pipelines.geometry import Geometry, to_float, upscale_lq
+from src.state import ConvState, KVCache, StreamState
+from toolbox.color import color_fix
+
+
+@dataclass(frozen=True)
+class Models:
+    """The loaded parts of one release, on one device, in one dtype. Read-only; shared by streams."""
+
+    config: ModelConfig
+    dit: DiT
+    constants: DiTConstants
+    projector: LQProjector
+    decoder: nn.Module  # TCDecoder for tiny and tiny-long, WanVAE for full
+    device: torch.device
+    dtype: torch.dtype
+
+
+class Pipeline(ABC):
+    """Frames to upscaled frames with the models it is given; holds nothing of a stream.
+
+    ``color``: none, adain or wavelet. ``reference_quirks``: the original's cut-outs, frame counts and
+    attention budget, for parity tests only (the Attention handed in must say the same).
+    """
+
+    mode: str
+    latents_at_once: int  # latent frames decoded in one go: bounds the decoder's memory
+
+    def __init__(
+        self, models: Models, attention: Attention, color: str = "none", seed: int = 0, reference_quirks: bool = False
+    ) -> None:
+        self.models = models
+        self.attention = attention
+        self.color = color
+        self.seed = seed
+        self.reference_quirks = reference_quirks
+        # Residual and colour fix rest on the LQ frames: the 8 mantissa bits of bf16 would show as banding.
+        keep = models.device.type == "cpu" or models.dtype == torch.float32
+        self.lq_dtype = torch.float32 if keep else torch.float16
+
+    @abstractmethod
+    def new_decoder_state(self) -> Any:
+        """The memory of a decoder that has decoded nothing yet."""
+
+    @abstractmethod
+    def decode(self, latents: Tensor, condition: Tensor, state: Any) -> Tensor:
+        """latents (1, 16, T, H/8, W/8), condition (1, 3, F, H, W) in [-1, 1] -> (F, 3, H, W), about [-1, 1]."""
+
+    def new_state(self) -> StreamState:
+        """The memory of a stream that has not begun."""
+        first, later = (n // chunks.WINDOW_FRAMES for n in (chunks.FIRST_LATENTS, chunks.NEXT_LATENTS))
+        return StreamState(
+            projector=ConvState(),
+            caches=[KVCache(self.attention.kv_len, first, later) for _ in self.models.dit.blocks],
+            decoder=self.new_decoder_state(),
+            noise=torch.Generator().manual_seed(self.seed),
+        )
+
+    def stream(
+        self,
+        frames: Iterable[np.ndarray | Tensor],
+        height: int,
+        width: int,
+        scale: Fraction | int = 4,
+        noise: Tensor | None = None,
+        state: StreamState | None = None,
+    ) -> Iterator[Tensor]:
+        """Upscale a stream of frames of any length from 1 on.
+
+        frames: (height, width, 3) uint8 or uint16, RGB. noise: (1, 16, T, H/8, W/8) in place of the drawn one
+        (for parity). state: a fresh ``new_state()``, if the caller wants to watch it.
+        Yields (F, 3, scale * height, scale * width) float32 in [0, 1]: in all as many frames as came in.
+        """
+        geometry = Geometry.of(height, width, Fraction(scale), self.reference_quirks)
+        antialias = self.models.config.sampling.antialias
+
+        def prepared() -> Iterator[Tensor]:
+            for frame in frames:
+                pixels = to_float(frame, self.models.device)
+                yield upscale_lq(pixels, geometry, antialias, self.reference_quirks).to(self.lq_dtype)
+
+        yield from self.stream_lq(prepared(), geometry, noise, state or self.new_state())
+
+    def stream_lq(
+        self, lq: Iterable[Tensor], geometry: Geometry, noise: Tensor | None, state: StreamState
+    ) -> Iterator[Tensor]:
+        """The loop itself, on frames already upscaled and padded: (3, H, W) in [-1, 1]."""
+        source = _Source(iter(lq))
+        plan = self.attention.for_size(*geometry.windows, self.models.device)
+        window: Tensor | None = None
+        shown = 0
+        while shown < source.read or not source.ended:
+            with torch.inference_mode():
+                count = chunks.frames_out(state.chunk)
+                fresh = source.take(count + (chunks.LOOK_AHEAD if state.chunk == 0 else 0))
+                if fresh is None:  # an empty input, or one that ended exactly here
+                    return
+                window = fresh if window is None else torch.cat([window, fresh], dim=2)
+                wanted = min(count, source.read - shown) if not self.reference_quirks else count
+                latents = self._denoise(fresh, state, plan, geometry, noise)
+            for frames in self._decode_chunk(latents, window[:, :, :wanted], state):
+                yield frames[..., : geometry.out_height, : geometry.out_width]
+            window = window[:, :, count:].clone()  # the look-ahead: its frames are shown by the next chunk
+            shown += wanted
+            state.chunk += 1
+
+    def _denoise(
+        self, lq: Tensor, state: StreamState, plan: AttentionPlan, geometry: Geometry, noise: Tensor | None
+    ) -> Tensor:
+        """LQ frames (1, 3, F, H, W) of one chunk -> its clean latents (1, 16, T, H/8, W/8)."""
+        models, first = self.models, chunks.first_latent(state.chunk)
+        count = chunks.latents_out(state.chunk)
+        if noise is None:
+            start = self._noise(count, geometry, state.noise)
+        else:
+            start = noise[:, :, first : first + count].to(models.device, models.dtype)
+        tokens = models.projector(lq.to(models.dtype), state.projector)
+        # One Euler step of flow matching from sigma 1 to 0.
+        return start - models.dit(start, tokens, models.constants, plan, state.caches, first)
+
+    def _noise(self, latents: int, geometry: Geometry, generator: torch.Generator) -> Tensor:
+        """Drawn on the CPU, chunk by chunk: the same on every device, and memory stays constant."""
+        models, scale = self.models, self.models.config.sampling.noise_scale
+        side = chunks.PIXELS_PER_LATENT
+        shape = (1, models.config.dit.in_dim, latents, geometry.padded_height // side, geometry.padded_width // side)
+        if scale == 0:
+            return torch.zeros(shape, device=models.device, dtype=models.dtype)
+        return (torch.randn(shape, generator=generator) * scale).to(models.device, models.dtype)
+
+    def _decode_chunk(self, latents: Tensor, condition: Tensor, state: StreamState) -> Iterator[Tensor]:
+        """Decoded, colour-fixed frames (F, 3, H, W) in [0, 1], as many as the condition has."""
+        done, first = 0, state.chunk == 0
+        total = condition.shape[2]
+        needed = chunks.latents_for_frames(state.chunk, total)
+        for begin in range(0, needed, self.latents_at_once):
+            with torch.inference_mode():
+                part = latents[:, :, begin : min(begin + self.latents_at_once, needed)]
+                frames = part.shape[2] * chunks.LATENT_FRAMES - (3 if first and begin == 0 else 0)
+                yield self._decode_part(part, condition[:, :, done : done + frames], frames, state)
+            done += frames
+
+    def _decode_part(self, latents: Tensor, condition: Tensor, frames: int, state: StreamState) -> Tensor:
+        missing = frames - condition.shape[2]
+        if missing:  # the clip ends inside a latent frame: decode all of it, show what was asked for
+            tail = condition[:, :, -1:].expand(-1, -1, missing, -1, -1)
+            full = torch.cat([condition, tail], dim=2)
+        else:
+            full = condition
+        out = self.decode(latents, full, state.decoder)[: condition.shape[2]].float()
+        if self.color != "none":
+            out = color_fix(self.color, out, condition[0].transpose(0, 1).float())
+        return out.add_(1).mul_(0.5).clamp_(0, 1)
+
+
+class _Source:
+    """Counts the frames of an iterator and repeats its last one when it ends inside a chunk."""
+
+    def __init__(self, frames: Iterator[Tensor]) -> None:
+        self.frames = frames
+        self.read = 0
+        self.ended = False
+        self.last: Tensor | None = None
+
+    def take(self, count: int) -> Tensor | None:
+        """The next frames as (1, 3, count, H, W); None if there never was one."""
+        taken: list[Tensor] = []
+        while len(taken) < count and not self.ended:
+            frame = next(self.frames, None)
+            if frame is None:
+                self.ended = True
+            else:
+                self.last = frame
+                taken.append(frame)
+                self.read += 1
+        if self.last is None:
+            return None
+        taken += [self.last] * (count - len(taken))
+        return torch.stack(taken, dim=1)[None]
