@@ -134,11 +134,12 @@ def option(
     kind: str = "str",
     group: str = "output",
     const: str | None = None,
+    aliases: dict[str, str] | None = None,
 ) -> Any:
     """Declare one option: its default, help, flags, choices, bounds and display group.
 
     ``kind``: str, path, int, float, fraction, time or flag. ``const``: the value of a bare flag
-    that may also take one. The command line, the web page and the API are made from this.
+    that may also take one. ``aliases``: other words for a choice. The command line, the web page and the API are made from this.
     """
     return field(
         default=default,
@@ -150,6 +151,7 @@ def option(
             "kind": kind,
             "group": group,
             "const": const,
+            "aliases": aliases or {},
         },
     )
 
@@ -162,14 +164,14 @@ class Options:
     """
 
     input: Path = option(None, "video, picture, or folder of pictures", flags=("-i", "--input"), kind="path", group="files")
-    output: Path = option(Path("outputs"), "output folder or file (default: %(default)s)", kind="path", group="files")
+    output: Path = option(Path("outputs"), "output folder or file", kind="path", group="files")
     overwrite: bool = option(False, "replace an existing output", flags=("--overwrite",), kind="flag", group="files")
     start: Fraction | None = option(None, "start at this time of the input: seconds or [HH:]MM:SS[.s]", flags=("--start",), kind="time", group="files")
     end: Fraction | None = option(None, "stop at this time of the input: seconds or [HH:]MM:SS[.s]", flags=("--end",), kind="time", group="files")
 
     scale: Fraction = option(Fraction(4), "enlargement, 1-4, fractions too (1.5 or 3/2)", flags=("-s", "--scale"), bounds=(1, 4), kind="fraction", group="model")
     mode: str = option("tiny", "tiny: fast; tiny-long: least memory; full: Wan VAE decoder, best", flags=("-m", "--mode"), choices=("tiny", "tiny-long", "full"), group="model")
-    model: str = option("auto", "weights to use; auto: 1.1 if present or (with a GPU) downloadable, otherwise the embedded nano", flags=("--model",), choices=("auto", "nano", "1.0", "1.1"), group="model")
+    model: str = option("auto", "weights to use; auto: 1.1 if present or (with a GPU) downloadable, otherwise the embedded nano", flags=("-v", "--model"), choices=("auto", "nano", "1.0", "1.1"), group="model", aliases={"10": "1.0", "11": "1.1"})
     models_dir: Path = option(Path("models"), "folder of the weights", flags=("--models-dir",), kind="path", group="model")
     color_fix: str = option("wavelet", "match the colours of the input (bare flag: adain)", flags=("--color-fix",), choices=("none", "adain", "wavelet"), group="model", const="adain")
     seed: int = option(0, "seed of the starting noise", flags=("--seed",), bounds=(0, 2**63 - 1), kind="int", group="model")
@@ -222,6 +224,8 @@ def _convert(item: dataclasses.Field[Any], value: Any) -> Any:
         value = _PARSERS[kind](value)
     except (ValueError, TypeError, ZeroDivisionError, OverflowError) as error:
         raise InputError(f"{name} {value!r} is not {_KIND_WORDS[kind]}") from error
+    if isinstance(value, str):
+        value = item.metadata["aliases"].get(value, value)
     if choices and value not in choices:
         raise InputError(f"{name} {value!r} is not one of {', '.join(choices)}")
     if bounds and not bounds[0] <= value <= bounds[1]:

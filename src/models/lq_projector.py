@@ -38,12 +38,12 @@ class LQProjector(nn.Module):
     def forward(self, frames: Tensor, state: ConvState) -> Tensor:
         """Tokens of the next latent frames.
 
-        frames: (1, 3, F, H, W) in [-1, 1], H and W multiples of 16. The first call of a stream
+        frames: (F, 3, H, W) in [-1, 1], H and W multiples of 16. The first call of a stream
         takes F = 1 + 4T frames, every later one F = 4T. Returns (T * h * w, D), tokens in f, h, w order.
         """
-        x = rearrange(
-            frames, "b c f (h y) (w x) -> b (c y x) f h w", y=PIXELS_PER_TOKEN, x=PIXELS_PER_TOKEN
-        )
+        side = {"y": PIXELS_PER_TOKEN, "x": PIXELS_PER_TOKEN}
+        x = rearrange(frames, "f c (h y) (w x) -> 1 f h w (c y x)", **side)
+        x = rearrange(x, "1 f h w c -> 1 c f h w")  # channels last in memory
         if not state.started:
             first, x = x[:, :, :1], x[:, :, 1:]
             if self.config.kind == "causal":

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 QUERY_BLOCK = 128
-_GATHER_BYTES = 64 << 20  # gathered keys and values held at once
+_GATHER_BYTES = 4 << 20  # gathered keys and values held at once
 _MAX_GROUPS = 16  # distinct block counts before rows are padded to a common count
 
 
@@ -28,7 +28,7 @@ def sparse_attention(
     q_blocks = length // QUERY_BLOCK
     if columns is None:
         columns = torch.arange(k.shape[1] // block_k, device=k.device)
-    rows_q = q.reshape(heads * q_blocks, 1, QUERY_BLOCK, width)
+    rows_q = q.reshape(heads * q_blocks, QUERY_BLOCK, width)
     keys = k.unflatten(1, (-1, block_k))  # (H, blocks, block_k, d)
     values = v.unflatten(1, (-1, block_k))
     selected = mask.reshape(heads * q_blocks, -1)
@@ -42,13 +42,19 @@ def sparse_attention(
             picked = selected[rows].to(torch.uint8).argsort(dim=-1, descending=True, stable=True)[:, : count[1]]
             blocks, head = columns[picked], (rows // q_blocks)[:, None]
             bias = _padding_bias(counts[rows], count[1], block_k, q.dtype)
-            out[rows] = F.scaled_dot_product_attention(
-                rows_q[rows],
-                keys[head, blocks].flatten(1, 2)[:, None],  # (rows, 1, count * block_k, d)
-                values[head, blocks].flatten(1, 2)[:, None],
-                attn_mask=bias,
-            )
+            # (rows, count * block_k, d)
+            out[rows] = _attend(rows_q[rows], keys[head, blocks].flatten(1, 2), values[head, blocks].flatten(1, 2), bias)
     return out.view(heads, length, width)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    """Softmax attention of (R, 128, d) over (R, Lk, d); bias (R, 1, Lk) or None."""
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16:
+        # Two oneDNN matrix products are twice as fast here as the fused CPU kernel (77 ms for 145
+        # at 60 x 128 x 4608 x 128 on two Zen 4 cores).
+        scores = torch.bmm(q * q.shape[-1] ** -0.5, k.transpose(1, 2))
+        return torch.bmm((scores if bias is None else scores + bias).softmax(-1), v)
+    return F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None], bias if bias is None else bias[:, None])[:, 0]
 
 
 def _group_counts(counts: Tensor) -> list[tuple[int, int]]:
@@ -63,9 +69,9 @@ def _group_counts(counts: Tensor) -> list[tuple[int, int]]:
 
 
 def _padding_bias(counts: Tensor, count: int, block_k: int, dtype: torch.dtype) -> Tensor | None:
-    """(rows, 1, 1, count * block_k): -inf on the padding of rows with fewer blocks; None if none have."""
+    """(rows, 1, count * block_k): -inf on the padding of rows with fewer blocks; None if none have."""
     if bool((counts == count).all()):
         return None
     used = torch.arange(count * block_k, device=counts.device)[None] < counts[:, None] * block_k
     bias = torch.zeros(used.shape, dtype=dtype, device=counts.device).masked_fill_(~used, float("-inf"))
-    return bias[:, None, None]
+    return bias[:, None]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
-from src.models.vae import VAEState
+from src.models.manager import Models
+from src.models.vae import VAEState, WanVAE
+from src.ops.attention import Attention
 from src.pipelines.stream import Pipeline
 
 
@@ -14,9 +18,15 @@ class FlashVSRFullPipeline(Pipeline):
     mode = "full"
     latents_at_once = 1
 
+    def __init__(self, models: Models, attention: Attention, **settings: Any) -> None:
+        super().__init__(models, attention, **settings)
+        if not isinstance(models.decoder, WanVAE):
+            raise TypeError(f"full needs the Wan VAE, not a {type(models.decoder).__name__}")
+        self.decoder = models.decoder
+
     def new_decoder_state(self) -> VAEState:
-        return self.models.decoder.new_state()
+        return self.decoder.new_state()
 
     def decode(self, latents: Tensor, condition: Tensor, state: VAEState) -> Tensor:
-        frames = self.models.decoder.decode(latents, state)  # (1, 3, F, H, W)
+        frames = self.decoder.decode(latents, state)  # (1, 3, F, H, W)
         return frames[0].transpose(0, 1)

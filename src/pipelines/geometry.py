@@ -48,15 +48,16 @@ def to_float(frame: np.ndarray | Tensor, device: torch.device) -> Tensor:
     """(H, W, 3) uint8 or uint16 -> (1, 3, H, W) float32 in [0, 1] on ``device``."""
     if isinstance(frame, np.ndarray):
         top = 255.0 if frame.dtype == np.uint8 else 65535.0
-        pixels = frame if frame.dtype == np.uint8 else frame.astype(np.int32)
-        tensor = torch.from_numpy(np.ascontiguousarray(pixels)).to(device)
+        # A copy, and wider where torch has no unsigned 16-bit arithmetic: a reader's buffer may be read-only.
+        tensor = torch.from_numpy(frame.astype(np.uint8 if frame.dtype == np.uint8 else np.int32)).to(device)
     else:
         top, tensor = 255.0, frame.to(device)
-    return tensor.permute(2, 0, 1)[None].to(torch.float32).div_(top)
+    return tensor.permute(2, 0, 1)[None].to(torch.float32).contiguous().div_(top)
 
 
 def upscale_lq(frame: Tensor, geometry: Geometry, antialias: bool, reference_quirks: bool = False) -> Tensor:
-    """One frame (1, 3, H, W) in [0, 1] -> bicubic, padded, in [-1, 1]: (3, padded H, padded W).
+    """One frame (1, 3, H, W) in [0, 1] -> bicubic, padded, in [-1, 1]: (1, 3, padded H, padded W),
+    channels last.
 
     ``antialias``: the kernel with a = -0.5, clamped to 0..1 (nano); otherwise a = -0.75, overshoot
     kept (the releases). Padding replicates the right and the bottom edge. ``reference_quirks`` cuts
@@ -72,7 +73,7 @@ def upscale_lq(frame: Tensor, geometry: Geometry, antialias: bool, reference_qui
     else:
         right, bottom = geometry.padded_width - size[1], geometry.padded_height - size[0]
         up = F.pad(up, (0, right, 0, bottom), mode="replicate")
-    return (up * 2 - 1)[0]
+    return up.mul_(2).sub_(1).contiguous(memory_format=torch.channels_last)
 
 
 def to_uint8(frames: Tensor, truncate: bool = False) -> Tensor:

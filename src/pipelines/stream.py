@@ -7,35 +7,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from src import chunks
-from src.config import ModelConfig
-from src.models.dit import DiT, DiTConstants
-from src.models.lq_projector import LQProjector
+from src.models.manager import Models
 from src.ops.attention import Attention, AttentionPlan
 from src.pipelines.geometry import Geometry, to_float, upscale_lq
 from src.state import ConvState, KVCache, StreamState
 from toolbox.color import color_fix
-
-
-@dataclass(frozen=True)
-class Models:
-    """The loaded parts of one release, on one device, in one dtype. Read-only; shared by streams."""
-
-    config: ModelConfig
-    dit: DiT
-    constants: DiTConstants
-    projector: LQProjector
-    decoder: nn.Module  # TCDecoder for tiny and tiny-long, WanVAE for full
-    device: torch.device
-    dtype: torch.dtype
 
 
 class Pipeline(ABC):
@@ -66,7 +50,7 @@ class Pipeline(ABC):
 
     @abstractmethod
     def decode(self, latents: Tensor, condition: Tensor, state: Any) -> Tensor:
-        """latents (1, 16, T, H/8, W/8), condition (1, 3, F, H, W) in [-1, 1] -> (F, 3, H, W), about [-1, 1]."""
+        """latents (1, 16, T, H/8, W/8), condition (F, 3, H, W) in [-1, 1] -> (F, 3, H, W), about [-1, 1]."""
 
     def new_state(self) -> StreamState:
         """The memory of a stream that has not begun."""
@@ -106,7 +90,7 @@ class Pipeline(ABC):
     def stream_lq(
         self, lq: Iterable[Tensor], geometry: Geometry, noise: Tensor | None, state: StreamState
     ) -> Iterator[Tensor]:
-        """The loop itself, on frames already upscaled and padded: (3, H, W) in [-1, 1]."""
+        """The loop itself, on frames already upscaled and padded: (1, 3, H, W) in [-1, 1], channels last."""
         source = _Source(iter(lq))
         plan = self.attention.for_size(*geometry.windows, self.models.device)
         window: Tensor | None = None
@@ -117,19 +101,19 @@ class Pipeline(ABC):
                 fresh = source.take(count + (chunks.LOOK_AHEAD if state.chunk == 0 else 0))
                 if fresh is None:  # an empty input, or one that ended exactly here
                     return
-                window = fresh if window is None else torch.cat([window, fresh], dim=2)
+                window = fresh if window is None else torch.cat([window, fresh])
                 wanted = min(count, source.read - shown) if not self.reference_quirks else count
                 latents = self._denoise(fresh, state, plan, geometry, noise)
-            for frames in self._decode_chunk(latents, window[:, :, :wanted], state):
+            for frames in self._decode_chunk(latents, window[:wanted], state):
                 yield frames[..., : geometry.out_height, : geometry.out_width]
-            window = window[:, :, count:].clone()  # the look-ahead: its frames are shown by the next chunk
+            window = window[count:].clone()  # the look-ahead: its frames are shown by the next chunk
             shown += wanted
             state.chunk += 1
 
     def _denoise(
         self, lq: Tensor, state: StreamState, plan: AttentionPlan, geometry: Geometry, noise: Tensor | None
     ) -> Tensor:
-        """LQ frames (1, 3, F, H, W) of one chunk -> its clean latents (1, 16, T, H/8, W/8)."""
+        """LQ frames (F, 3, H, W) of one chunk -> its clean latents (1, 16, T, H/8, W/8)."""
         models, first = self.models, chunks.first_latent(state.chunk)
         count = chunks.latents_out(state.chunk)
         if noise is None:
@@ -152,25 +136,23 @@ class Pipeline(ABC):
     def _decode_chunk(self, latents: Tensor, condition: Tensor, state: StreamState) -> Iterator[Tensor]:
         """Decoded, colour-fixed frames (F, 3, H, W) in [0, 1], as many as the condition has."""
         done, first = 0, state.chunk == 0
-        total = condition.shape[2]
+        total = condition.shape[0]
         needed = chunks.latents_for_frames(state.chunk, total)
         for begin in range(0, needed, self.latents_at_once):
             with torch.inference_mode():
                 part = latents[:, :, begin : min(begin + self.latents_at_once, needed)]
                 frames = part.shape[2] * chunks.LATENT_FRAMES - (3 if first and begin == 0 else 0)
-                yield self._decode_part(part, condition[:, :, done : done + frames], frames, state)
+                yield self._decode_part(part, condition[done : done + frames], frames, state)
             done += frames
 
     def _decode_part(self, latents: Tensor, condition: Tensor, frames: int, state: StreamState) -> Tensor:
-        missing = frames - condition.shape[2]
-        if missing:  # the clip ends inside a latent frame: decode all of it, show what was asked for
-            tail = condition[:, :, -1:].expand(-1, -1, missing, -1, -1)
-            full = torch.cat([condition, tail], dim=2)
-        else:
-            full = condition
-        out = self.decode(latents, full, state.decoder)[: condition.shape[2]].float()
+        shown = condition.shape[0]
+        full = condition
+        if shown < frames:  # the clip ends inside a latent frame: decode all of it, show what was asked for
+            full = torch.cat([condition, condition[-1:].expand(frames - shown, -1, -1, -1)])
+        out = self.decode(latents, full, state.decoder)[:shown].float()
         if self.color != "none":
-            out = color_fix(self.color, out, condition[0].transpose(0, 1).float())
+            out = color_fix(self.color, out, condition.float())
         return out.add_(1).mul_(0.5).clamp_(0, 1)
 
 
@@ -184,7 +166,7 @@ class _Source:
         self.last: Tensor | None = None
 
     def take(self, count: int) -> Tensor | None:
-        """The next frames as (1, 3, count, H, W); None if there never was one."""
+        """The next frames as (count, 3, H, W), channels last; None if there never was one."""
         taken: list[Tensor] = []
         while len(taken) < count and not self.ended:
             frame = next(self.frames, None)
@@ -197,4 +179,4 @@ class _Source:
         if self.last is None:
             return None
         taken += [self.last] * (count - len(taken))
-        return torch.stack(taken, dim=1)[None]
+        return torch.cat(taken)

@@ -1,0 +1,29 @@
+"""Reading and writing video and pictures.
+
+``open_source`` gives frames as (H, W, 3) RGB arrays, ``VideoWriter`` and ``write_picture`` take them.
+"""
+
+from src.video.encoders import pick_encoder
+from src.video.paths import output_path
+from src.video.pictures import PictureFolder, PictureReader, write_picture
+from src.video.probe import MediaInfo, is_picture, probe
+from src.video.reader import Source, VideoReader, open_source
+from src.video.streams import AudioInfo, SubtitleInfo
+from src.video.writer import VideoWriter
+
+__all__ = [
+    "AudioInfo",
+    "MediaInfo",
+    "PictureFolder",
+    "PictureReader",
+    "Source",
+    "SubtitleInfo",
+    "VideoReader",
+    "VideoWriter",
+    "is_picture",
+    "open_source",
+    "output_path",
+    "pick_encoder",
+    "probe",
+    "write_picture",
+]

@@ -1,0 +1,197 @@
+"""Running the bundled FFmpeg: where it is, how paths are handed to it, how it is started and stopped."""
+
+from __future__ import annotations
+
+import collections
+import functools
+import logging
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from src.errors import VideoError
+
+log = logging.getLogger(__name__)
+
+_TAIL_LINES = 40
+# Lines that say that FFmpeg failed but never why, and chatter of the encoders.
+_USELESS = re.compile(
+    r"^(conversion failed!|error opening (input|output) files?:?.*|exiting normally.*|nothing was written.*"
+    r"|svt\[info\].*|x26[45] \[info\].*|\s*last message repeated.*|.*terminating thread with return code.*"
+    r"|.*task finished with error code.*)$",
+    re.IGNORECASE,
+)
+
+
+@functools.cache
+def exe() -> str:
+    """Path of the FFmpeg binary. VideoError if there is none for this machine."""
+    import imageio_ffmpeg  # here, so that importing this module stays instant
+
+    try:
+        return str(imageio_ffmpeg.get_ffmpeg_exe())
+    except RuntimeError as error:
+        raise VideoError(f"no FFmpeg found ({_one_line(str(error))}); reinstall imageio-ffmpeg") from error
+
+
+def url(path: Path) -> str:
+    """``path`` as FFmpeg takes it literally, whatever its name contains.
+
+    The absolute path keeps a leading dash from being an option, ``file:`` keeps a colon from being
+    a protocol. FFmpeg expands ``%`` only in the names of picture sequences, which it never gets.
+    """
+    return "file:" + os.path.abspath(path)  # noqa: PTH100 - resolve() would follow links
+
+
+def input_args(path: Path) -> list[str]:
+    """Arguments that open ``path``. Playlists may name files, never network addresses."""
+    return ["-protocol_whitelist", "file,crypto,data", "-i", url(path)]
+
+
+def _popen_options() -> dict[str, Any]:
+    # Ctrl-C goes to every process of the terminal's foreground group. FFmpeg must not see it: it would
+    # finish a half-written file on its own and print over the message of the real program.
+    if sys.platform == "win32":
+        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
+    return {"start_new_session": True}
+
+
+def command(args: Sequence[str]) -> list[str]:
+    """The full command line for ``args``."""
+    return [exe(), "-hide_banner", "-nostdin", "-nostats", *args]
+
+
+def run(args: Sequence[str], timeout: float, *, data: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
+    """Run FFmpeg to its end and return the process, whatever its exit status.
+
+    ``timeout``: seconds. ``data``: bytes for its standard input. Raises VideoError when it cannot be
+    started or takes longer than ``timeout``.
+    """
+    options: dict[str, Any] = {"stdin": subprocess.DEVNULL} if data is None else {"input": data}
+    options.update(_popen_options())
+    try:
+        return subprocess.run(command(args), capture_output=True, timeout=timeout, check=False, **options)
+    except subprocess.TimeoutExpired as error:
+        raise VideoError(f"FFmpeg took longer than {timeout:g} s and was stopped") from error
+    except OSError as error:
+        raise VideoError(f"FFmpeg cannot be started ({error})") from error
+
+
+def run_checked(args: Sequence[str], timeout: float, what: str, *, data: bytes | None = None) -> bytes:
+    """Standard output of a run that must succeed. VideoError ``what`` with FFmpeg's reason otherwise."""
+    done = run(args, timeout, data=data)
+    if done.returncode:
+        raise VideoError(f"{what}: {reason(text(done.stderr).splitlines())}")
+    return done.stdout
+
+
+def text(data: bytes) -> str:
+    """FFmpeg's output as text."""
+    return data.decode("utf-8", errors="replace")
+
+
+def _one_line(words: str) -> str:
+    return " ".join(words.split())
+
+
+def reason(lines: Sequence[str], count: int = 3) -> str:
+    """The last telling lines of FFmpeg's log as one line."""
+    telling = [_one_line(re.sub(r" @ 0x[0-9a-f]+", "", line)) for line in lines]
+    telling = [line for line in telling if line and not _USELESS.match(line)]
+    return " | ".join(telling[-count:]) or "it gave no reason"
+
+
+class Process:
+    """A running FFmpeg whose log is drained by a thread, so that it can never block on a full pipe."""
+
+    def __init__(self, args: Sequence[str], *, feed: bool) -> None:
+        """Start it. ``feed``: its standard input is a pipe; otherwise its standard output is one."""
+        try:
+            self._popen: subprocess.Popen[bytes] = subprocess.Popen(
+                command(args),
+                stdin=subprocess.PIPE if feed else subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL if feed else subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                bufsize=0,
+                **_popen_options(),
+            )
+        except OSError as error:
+            raise VideoError(f"FFmpeg cannot be started ({error})") from error
+        self.pid: int = self._popen.pid
+        self._log = self._open(self._popen.stderr)
+        self._tail: collections.deque[str] = collections.deque(maxlen=_TAIL_LINES)
+        self._drain = threading.Thread(target=self._read_log, name="ffmpeg-log", daemon=True)
+        self._drain.start()
+
+    @staticmethod
+    def _open(pipe: IO[bytes] | None) -> IO[bytes]:
+        if pipe is None:
+            raise VideoError("this FFmpeg process has no such pipe")
+        return pipe
+
+    def _read_log(self) -> None:
+        try:
+            for raw in self._log:
+                line = text(raw).rstrip()
+                if line:
+                    self._tail.append(line)
+                    log.debug("ffmpeg %d: %s", self.pid, line)
+        except (OSError, ValueError) as error:  # closed under our hands by stop()
+            log.debug("ffmpeg %d: log closed (%s)", self.pid, error)
+
+    @property
+    def stdin(self) -> IO[bytes]:
+        return self._open(self._popen.stdin)
+
+    @property
+    def stdout(self) -> IO[bytes]:
+        return self._open(self._popen.stdout)
+
+    @property
+    def running(self) -> bool:
+        return self._popen.poll() is None
+
+    def wait(self) -> int:
+        """Exit status, once it has ended and its whole log has been read."""
+        status: int = self._popen.wait()
+        self._drain.join(timeout=5)
+        return status
+
+    def wait_briefly(self) -> None:
+        """Give a process that has broken its pipe a moment to end and to say why."""
+        try:
+            self._popen.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            log.debug("ffmpeg %d: broke its pipe, but still runs", self.pid)
+        self._drain.join(timeout=5)
+
+    def why(self) -> str:
+        """Why it failed, in one line: its last words, or what ended it."""
+        status = self._popen.poll()
+        lines = list(self._tail)
+        if status is not None and status < 0:
+            return f"it was killed by signal {-status}; its last words: {reason(lines)}"
+        return reason(lines)
+
+    def stop(self) -> None:
+        """End it now, whatever it is doing, and free its pipes. Does nothing when it has ended."""
+        if self.running:
+            self._popen.terminate()
+            try:
+                self._popen.wait(timeout=3)
+            except subprocess.TimeoutExpired:
+                self._popen.kill()
+                self._popen.wait()
+        for pipe in (self._popen.stdin, self._popen.stdout):
+            if pipe is not None:
+                try:
+                    pipe.close()
+                except OSError as error:  # unsent bytes of a dead process
+                    log.debug("ffmpeg %d: pipe closed (%s)", self.pid, error)
+        self._drain.join(timeout=5)
+        self._log.close()

@@ -1,0 +1,80 @@
+"""Where output goes: names, temporary names, and the rename that makes a file appear complete."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+from src.errors import InputError, OutputExistsError, VideoError
+
+VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".webm")
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
+# Containers of the source that are kept for an output whose name is left to us.
+_KEPT = {"video": (".mp4", ".mkv", ".mov"), "picture": (".png", ".tif", ".tiff")}
+_DEFAULT = {"video": ".mp4", "picture": ".png"}
+
+
+def output_path(input_path: Path, output: Path | str, *, kind: str, suffix: str = "") -> Path:
+    """The file to write for ``input_path``. Creates nothing.
+
+    ``output``: a file with a known extension, or a folder (an existing one, or any name without an
+    extension or with a trailing slash). In a folder the name is the input's plus ``suffix``; the
+    extension is the input's where that loses nothing, otherwise .mp4 or .png. ``kind``: "video" or
+    "picture". InputError for an unknown extension and when the output would be the input.
+    """
+    allowed = VIDEO_SUFFIXES if kind == "video" else PICTURE_SUFFIXES
+    as_folder = str(output).endswith(("/", "\\"))
+    input_path, output = Path(input_path), Path(output)
+    if as_folder or output.is_dir() or not output.suffix:
+        source = input_path if input_path.name not in ("", "..") else input_path.resolve()
+        stem, extension = (source.name, "") if input_path.is_dir() else (source.stem, source.suffix.lower())
+        target = output / f"{stem}{suffix}{extension if extension in _KEPT[kind] else _DEFAULT[kind]}"
+    else:
+        target = output
+        if target.suffix.lower() not in allowed:
+            what = "a video" if kind == "video" else "a picture"
+            raise InputError(f"{output}: {what} cannot be written as {output.suffix}; use one of {', '.join(allowed)}")
+    if same_file(target, input_path):
+        raise InputError(f"{target} is the input itself; choose another output")
+    return target
+
+
+def same_file(one: Path, other: Path) -> bool:
+    """True when both names mean one file, also through links and on case-blind file systems."""
+    try:
+        if one.exists() and other.exists():
+            return one.samefile(other)
+    except OSError:
+        return one.absolute() == other.absolute()
+    return os.path.normcase(os.path.abspath(one)) == os.path.normcase(os.path.abspath(other))  # noqa: PTH100
+
+
+def temporary_path(target: Path) -> Path:
+    """A free hidden name beside ``target`` with its extension. Creates the folder.
+
+    VideoError when the folder cannot be made or written to.
+    """
+    folder = target.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Short enough for any file system, whatever the length of the name itself.
+        name = f".{target.stem[:40]}.partial-{os.getpid()}-{secrets.token_hex(4)}{target.suffix}"
+        temporary = folder / name
+        with temporary.open("xb"):
+            pass
+    except OSError as error:
+        raise VideoError(f"{target} cannot be written: {error.strerror or error}") from error
+    return temporary
+
+
+def commit(temporary: Path, target: Path, overwrite: bool) -> None:
+    """Give the complete file its name. OutputExistsError when one appeared there meanwhile."""
+    if target.is_dir():
+        raise InputError(f"{target} is a folder; choose another output name")
+    if target.exists() and not overwrite:
+        raise OutputExistsError(f"{target} exists already; choose another name or use --overwrite")
+    try:
+        temporary.replace(target)
+    except OSError as error:
+        raise VideoError(f"{target} cannot be written: {error.strerror or error}") from error

@@ -1,0 +1,271 @@
+"""Reading frames: one FFmpeg process per video, raw RGB through a pipe."""
+
+from __future__ import annotations
+
+import bisect
+import logging
+import math
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from src.errors import InputError, VideoError
+from src.video import ffmpeg
+from src.video.pictures import PictureFolder, PictureReader
+from src.video.probe import MediaInfo, is_picture, probe
+from src.video.streams import has_alpha, is_rgb
+from src.video.timing import Window, round_half_up, window
+
+log = logging.getLogger(__name__)
+
+SCALE_FLAGS = "bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
+# Formats without an index: a seek may land behind the key frame that is needed, so it starts earlier.
+_LOOSE_FORMATS = ("mpegts", "mpeg", "flv", "asf", "ogg", "rm", "h264", "hevc", "m4v", "mpegvideo")
+_PREROLL = Fraction(10)
+
+
+class Source(Protocol):
+    """Where frames come from. Iterating yields (H, W, 3) RGB, uint8 0..255 or uint16 0..65535."""
+
+    width: int
+    height: int
+    fps: Fraction
+    frames_expected: int | None
+    bit_depth: int
+    info: MediaInfo | None
+    is_picture: bool
+
+    def __iter__(self) -> Iterator[np.ndarray]: ...
+    def __enter__(self) -> Any: ...
+    def __exit__(self, *details: object) -> None: ...
+    def close(self) -> None: ...
+
+
+def clip_window(info: MediaInfo, start: Fraction | None, end: Fraction | None, fps: Fraction | None) -> Window:
+    """The frames of ``info`` between ``start`` and ``end`` at ``fps`` (None: its own rate).
+
+    InputError when there are none.
+    """
+    rate = fps or info.fps
+    frames = info.frames
+    if frames is not None and _thinned(info, rate):
+        frames = max(1, math.ceil((info.duration - _early(info)) * rate))
+    elif frames is not None and (info.variable_rate or rate != info.fps):
+        frames = max(1, round_half_up(info.duration * rate))
+    return window(info.first, info.duration, frames, rate, start, end)
+
+
+def _thinned(info: MediaInfo, rate: Fraction) -> bool:
+    """True when a constant-rate clip is delivered at a lower rate."""
+    return not info.variable_rate and rate < info.fps
+
+
+def _early(info: MediaInfo) -> Fraction:
+    """How much earlier than its own time a frame may be shown: more than any rounding of timestamps."""
+    return Fraction(1, 4) / info.fps
+
+
+class VideoReader:
+    """Frames of a video in order, each (height, width, 3) RGB, full range.
+
+    uint8 for sources of 8 bits, uint16 (0..65535) for deeper ones. Rotated, with square pixels,
+    deinterlaced where declared. A constant-rate clip is delivered frame by frame; a variable rate
+    or another ``fps`` is resampled by time. ``start``, ``end``: seconds, frame-exact, end excluded.
+    """
+
+    is_picture = False
+
+    def __init__(
+        self,
+        info: MediaInfo,
+        start: Fraction | None = None,
+        end: Fraction | None = None,
+        fps: Fraction | None = None,
+    ) -> None:
+        """Raises InputError for a trim without frames and for HDR, which is not supported yet."""
+        if info.hdr:
+            raise InputError(
+                f"{info.path} is HDR ({info.transfer}), which is not supported yet; convert it to SDR (BT.709) first"
+            )
+        self.info: MediaInfo | None = info
+        self._media = info
+        self.window = clip_window(info, start, end, fps)
+        self._trimmed = start is not None or end is not None
+        self.fps = self.window.rate
+        self.width, self.height = info.width, info.height
+        self.bit_depth = 8 if info.bit_depth <= 8 else 16
+        self.frames_expected = self.window.count
+        if self.frames_expected is None:
+            left = info.first + info.duration - self.window.begin
+            self.frames_expected = max(1, round_half_up(left * self.fps))
+        self.process: ffmpeg.Process | None = None
+
+    def __enter__(self) -> VideoReader:
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop reading. Safe to call more than once."""
+        if self.process is not None:
+            self.process.stop()
+            self.process = None
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Start over from the first frame. Raises VideoError when FFmpeg fails or vanishes."""
+        self.close()
+        self._announce()
+        process = self.process = ffmpeg.Process(self._command(), feed=False)
+        shape = (self.height, self.width, 3)
+        dtype = np.dtype(np.uint8) if self.bit_depth == 8 else np.dtype("<u2")
+        correction = self._correction()
+        delivered = 0
+        try:
+            while True:
+                frame = np.empty(shape, dtype)
+                missing = _fill(process, frame)
+                if missing:
+                    break
+                delivered += 1
+                yield frame if correction is None else np.take(correction, frame)
+            self._finish(process, delivered, frame.nbytes - missing)
+        finally:
+            process.stop()
+            if self.process is process:
+                self.process = None
+
+    def _correction(self) -> np.ndarray | None:
+        """Table that makes white of a deep YUV source 65535.
+
+        swscale shifts instead of scaling: its white is 255 << 8 for limited range and the source's
+        highest value, shifted to 16 bits, for full range.
+        """
+        info = self._media
+        if self.bit_depth == 8 or is_rgb(info.pix_fmt):
+            return None
+        depth = min(info.bit_depth, 16)
+        white = 255 << 8 if info.color_range == "tv" else ((1 << depth) - 1) << (16 - depth)
+        return np.minimum(np.arange(65536) * 65535.0 / white + 0.5, 65535).astype(np.uint16)
+
+    def _announce(self) -> None:
+        info = self._media
+        if info.interlaced:
+            log.warning("%s is interlaced: it is deinterlaced to %s frames per second", info.path, info.fps)
+        if info.variable_rate:
+            log.info("%s has a variable frame rate: it is made constant at %s", info.path, self.fps)
+        if has_alpha(info.pix_fmt):
+            log.warning("%s: its transparency is dropped", info.path)
+        if not info.tagged:
+            log.debug("%s does not name its colour matrix: %s assumed", info.path, info.color_matrix)
+
+    def _finish(self, process: ffmpeg.Process, delivered: int, rest: int) -> None:
+        """Judge the end of the stream. ``rest``: bytes of an incomplete last frame."""
+        path = self._media.path
+        if process.wait():
+            raise VideoError(f"reading {path} failed after {delivered} frames: {process.why()}")
+        if not delivered:
+            raise VideoError(f"{path} gave no frames: {process.why()}")
+        if rest:
+            log.warning("%s: an incomplete frame at the end is dropped", path)
+        expected = self.window.count
+        if self._media.damage:
+            log.warning("%s is damaged (%s): %s frames were read", path, self._media.damage, delivered)
+        if expected is not None and delivered != expected:
+            log.warning("%s: %d frames expected, %d could be read: %s", path, expected, delivered, process.why())
+
+    def _command(self) -> list[str]:
+        seek, filters = self._timeline()
+        info = self._media
+        chain = []
+        if info.interlaced:
+            chain.append("bwdif=mode=send_frame:parity=auto:deint=interlaced")
+        chain += filters
+        scale = f"scale={info.width}:{info.height}:flags={SCALE_FLAGS}:out_range=pc"
+        if not is_rgb(info.pix_fmt):
+            scale += f":in_color_matrix={info.color_matrix}:in_range={info.color_range}"
+            scale += _chroma_position(info.pix_fmt, info.codec)
+        pix_fmt = "rgb24" if self.bit_depth == 8 else "rgb48le"
+        chain += [scale, f"format={pix_fmt}", "setsar=1"]
+        args = ["-loglevel", "warning"]
+        if seek:
+            args += ["-ss", _seconds(seek)]
+        args += [*ffmpeg.input_args(info.path), "-map", f"0:{info.video_index}", "-vf", ",".join(chain)]
+        if self.window.count is not None and self._trimmed:
+            args += ["-frames:v", str(self.window.count)]
+        args += ["-sws_dither", "none", "-fps_mode", "passthrough"]
+        return [*args, "-f", "rawvideo", "-pix_fmt", pix_fmt, "pipe:1"]
+
+    def _timeline(self) -> tuple[Fraction, list[str]]:
+        """Where to seek, and the filters that leave exactly the wanted frames from there on."""
+        info, part = self._media, self.window
+        resample = info.variable_rate or part.rate != info.fps
+        if not resample:
+            # Half a frame early, so that rounding of timestamps cannot lose the frame.
+            seek = part.begin - Fraction(1, 2) / info.fps if part.index else Fraction(0)
+        elif info.variable_rate:
+            after = bisect.bisect_right(info.stamps, part.begin) - 1
+            seek = (info.stamps[after] + info.stamps[after - 1]) / 2 if part.index and after >= 1 else Fraction(0)
+        else:
+            shown = int((part.begin - info.first) * info.fps) - 1
+            seek = info.first + (shown - Fraction(1, 2)) / info.fps if shown >= 1 else Fraction(0)
+        seek = max(seek, Fraction(0))
+        filters = []
+        preroll = Fraction(0)
+        if seek and info.format.split(",")[0] in _LOOSE_FORMATS:
+            preroll = min(_PREROLL, seek)
+            filters.append(f"trim=start={_seconds(preroll)}")
+        origin = seek - preroll
+        begin = part.begin - origin
+        if _thinned(info, part.rate):
+            # Of the frames of one slot the last one wins, so each slot must end, not begin, at its time.
+            filters.append(f"fps=fps={part.rate}:round=up:start_time={_seconds(begin + _early(info))}")
+        elif resample:
+            filters.append(f"fps=fps={part.rate}:round=near:start_time={_seconds(begin)}")
+        return origin, filters
+
+
+def _chroma_position(pix_fmt: str, codec: str) -> str:
+    """Where the chroma samples of 4:2:0 and 4:2:2 lie: at the left, in JPEG and MPEG-1 in the middle."""
+    halved = any(word in pix_fmt for word in ("420", "422", "nv12", "nv21", "nv16", "p010", "p210", "p016", "p012"))
+    if not halved or codec in ("mjpeg", "mpeg1video", "vp8"):
+        return ""
+    return ":in_h_chr_pos=0" + (":in_v_chr_pos=128" if "422" not in pix_fmt and "16" not in pix_fmt else "")
+
+
+def _fill(process: ffmpeg.Process, frame: np.ndarray) -> int:
+    """Read one frame into ``frame``. Returns how many bytes are missing: 0 unless the stream ended."""
+    view = frame.reshape(-1).view(np.uint8).data
+    done = 0
+    while done < len(view):
+        try:
+            got = process.stdout.readinto(view[done:])  # type: ignore[attr-defined]
+        except (OSError, ValueError) as error:
+            raise VideoError(f"reading from FFmpeg failed ({error}): {process.why()}") from error
+        if not got:
+            break
+        done += got
+    return len(view) - done
+
+
+def _seconds(value: Fraction) -> str:
+    return f"{float(value):.9f}"
+
+
+def open_source(
+    path: Path, start: Fraction | None = None, end: Fraction | None = None, fps: Fraction | None = None
+) -> Source:
+    """A video, a picture, or a folder of pictures. InputError when it is none of them.
+
+    ``start``, ``end``: seconds (ignored for a single picture). ``fps``: rate of a folder (default
+    30), or a new constant rate for a video.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return PictureFolder(path, start=start, end=end, fps=fps)
+    if is_picture(path):
+        return PictureReader(path)
+    return VideoReader(probe(path), start, end, fps)
