@@ -14,6 +14,7 @@ import hashlib
 import logging
 import os
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ SPACE_MARGIN = 512 * 2**20  # left free beside the downloads: outputs and tempor
 ATTEMPTS = 5  # failures in a row, each after less than PROGRESS_BYTES, that end a download
 PROGRESS_BYTES = 16 * 2**20
 RETRY_SECONDS = 15.0
+RETRY_PAUSE = 1.0  # doubles with every failure in a row
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # trying again does not help
 
 
@@ -64,7 +66,7 @@ def look_up(file: WeightFile, timeout: float) -> Remote:
     if file.repo is None:
         raise DownloadError(f"{file.name} cannot be downloaded")
     if offline():
-        raise DownloadError("HF_HUB_OFFLINE forbids the network")
+        raise DownloadError("HF_HUB_OFFLINE forbids the network: unset it")
     from huggingface_hub import get_hf_file_metadata
     from huggingface_hub.utils import build_hf_headers
 
@@ -83,8 +85,12 @@ def look_up(file: WeightFile, timeout: float) -> Remote:
     return Remote(file, meta.location, headers, meta.size, meta.etag, meta.etag if is_hash else None)
 
 
+def _status(error: Exception) -> int | None:
+    return getattr(getattr(error, "response", None), "status_code", None)
+
+
 def _explain(error: Exception, file: WeightFile) -> str:
-    status = getattr(getattr(error, "response", None), "status_code", None)
+    status = _status(error)
     where = f"{file.name} of {file.repo} at {endpoint()}"
     if status in (401, 403):
         return f"{where}: access denied ({status}): set HF_TOKEN, or HF_ENDPOINT to a mirror"
@@ -127,6 +133,8 @@ def download(remote: Remote, folder: Path, memory: Path, progress: Progress | No
             log.info("downloading %s (%s) from %s to %s", file.name, size_text(remote.size), file.repo, folder)
             _transfer(remote, part, progress)
             digest = _check_download(remote, part)
+            with part.open("rb") as file_object:
+                os.fsync(file_object.fileno())  # or a power cut could leave the final name with other bytes
             part.replace(target)
     except OSError as error:
         raise DownloadError(f"{target}: cannot be written ({first_line(error)}): check the folder and disk") from error
@@ -158,13 +166,23 @@ def _transfer(remote: Remote, part: Path, progress: Progress | None) -> None:
             except Exception as error:
                 if isinstance(error, OSError) and error.errno in FULL_DISK:
                     raise
-                gained = _bytes(part) - before
-                failures = 1 if gained >= PROGRESS_BYTES else failures + 1
-                if gained <= 0 or failures >= ATTEMPTS:
-                    done = f"{size_text(_bytes(part))} of {size_text(remote.size)} are kept"
-                    raise DownloadError(f"{_explain(error, remote.file)} ({done}): run again to resume") from error
+                failures = 1 if _bytes(part) - before >= PROGRESS_BYTES else failures + 1
+                refused = 400 <= (_status(error) or 0) < 500 and _bytes(part) <= before
+                if refused or failures >= ATTEMPTS:
+                    kept = f"{size_text(_bytes(part))} of {size_text(remote.size)} are kept"
+                    raise DownloadError(f"{_explain(error, remote.file)} ({kept}): run again to resume") from error
                 log.warning("%s: interrupted (%s); resuming", remote.file.name, first_line(error))
-                remote = look_up(remote.file, RETRY_SECONDS)  # a signed address may have expired
+                time.sleep(RETRY_PAUSE * 2**failures)
+                remote = _look_up_again(remote)
+
+
+def _look_up_again(remote: Remote) -> Remote:
+    """``remote`` with a fresh address, for a signed one may have expired; unchanged while the hub is away."""
+    try:
+        return look_up(remote.file, RETRY_SECONDS)
+    except DownloadError as error:
+        log.warning("%s", error)
+        return remote
 
 
 def _bar(remote: Remote, done: int, progress: Progress | None) -> Any:

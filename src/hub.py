@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from src.checksum import digest_of, size_text, verify
-from src.download import Progress, check_space, download, endpoint, look_up, offline
+from src.download import Progress, check_space, download, endpoint, look_up
 from src.errors import DownloadError, InputError, WeightsError
 from src.releases import RELEASES, Release, WeightFile, get_release, needed
 
@@ -106,14 +106,14 @@ def choose_release(
         log.info("weights: %s (%s)", release.name, reason)
         return release, reason
     big, small = get_release("1.1"), get_release("nano")
-    _, missing = find(big, mode, models_dir)
+    found, missing = find(big, mode, models_dir)
     if not missing:
         release, reason = big, f"its files are in {models_dir} or in the Hugging Face cache"
     elif (obstacle := _obstacle(missing, has_gpu, vram)) is None:
         release, reason = big, f"there is a GPU and {endpoint()} can be reached"
     else:
-        names = ", ".join(file.name for file in missing)
-        release, reason = small, f"1.1 is not complete in {models_dir} (no {names}) and {obstacle}"
+        lacking = f"lacks {', '.join(file.name for file in missing)}" if found else "is not"
+        release, reason = small, f"1.1 {lacking} in {models_dir}, and {obstacle}"
         if "vae" not in {file.part for file in small.files} and mode == "full":
             raise InputError(f"--mode full: nano has no VAE decoder; {reason}: use --mode tiny or --model 1.1")
     # A GPU that runs nano is a step down from what its owner expects: that is worth a warning.
@@ -158,8 +158,6 @@ def fetch_file(file: WeightFile, folder: Path, progress: Progress | None = None)
 
 
 def _fetch_all(files: Sequence[WeightFile], folder: Path, memory: Path, progress: Progress | None) -> dict[str, Path]:
-    if offline():
-        raise DownloadError(f"HF_HUB_OFFLINE forbids the network: {by_hand(files, folder)}")
     try:
         remotes = [look_up(file, LOOKUP_SECONDS) for file in files]
     except DownloadError as error:

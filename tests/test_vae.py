@@ -105,12 +105,18 @@ def test_golden_encode_tiled(vae, tiling):
 # --------------------------------------------------------------------------- laws of a stream
 
 
-@pytest.mark.parametrize("sizes", [[1, 1, 1, 1, 1], [2, 3], [4, 1], [1, 4]])
-@pytest.mark.parametrize("tiled", [False, True])
-def test_chunked_equals_whole(vae, tiling, sizes, tiled):
+@pytest.mark.parametrize("sizes", [[1, 1, 1, 1, 1], [2, 3], [4, 1]])
+@pytest.mark.parametrize("tiles", [None, VAETiling((3, 4), (2, 2))], ids=["whole", "tiled"])
+def test_chunked_equals_whole(vae, sizes, tiles):
     """Bit by bit: work goes one latent frame at a time whatever the portions."""
-    z, tiles = stored("in.latents"), tiling if tiled else None
+    z = stored("in.latents")[..., :4, :5]
     assert torch.equal(decode_in(vae, z, sizes, tiles), vae.decode(z, vae.new_state(tiles)))
+
+
+def test_where_the_memory_waits_does_not_matter(vae):
+    z = stored("in.latents")[:, :, :2, :3, :4]
+    parked, stay = (VAETiling((2, 3), (1, 2), park=park) for park in (True, False))
+    assert torch.equal(decode_in(vae, z, [1, 1], parked), decode_in(vae, z, [1, 1], stay))
 
 
 def test_two_interleaved_streams_equal_two_separate_ones(vae):
@@ -169,16 +175,16 @@ def test_encoder_drops_an_incomplete_group(vae):
 # --------------------------------------------------------------------------- number formats
 
 
-# A format of 8 (11) mantissa bits through some 30 convolutions, picture range 2: a hundredth on
-# average for bfloat16, an eighth of that for float16 (measured: 0.012 and 0.0015).
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.03), (torch.float16, 0.004)])
+# 8 (bfloat16) or 11 (float16) mantissa bits through some 30 convolutions: a mean error of about one
+# last bit of values near 1 (measured: 0.0034 and 0.0004), with room for other kernels.
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 2**-7), (torch.float16, 2**-10)])
 def test_half_precision_is_close(vae, dtype, tolerance):
     half = copy.deepcopy(vae).to(dtype)
-    z = stored("in.latents")[:, :, :2]
+    z = stored("in.latents_nonsquare")
     got = half.decode(z.to(dtype), half.new_state())
     assert got.dtype == dtype
     assert (got.float() - vae.decode(z, vae.new_state())).abs().mean() < tolerance
-    clip = video(stored("in.video_u8"))[:, :, :5]
+    clip = video(stored("in.video_u8"))[:, :, :5, :32, :32]
     encoded = half.encode(clip.to(dtype))
     assert encoded.dtype == torch.float32
     assert (encoded - vae.encode(clip)).abs().mean() < tolerance

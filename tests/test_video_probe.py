@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from fractions import Fraction
 from pathlib import Path
 
 import pytest
 
-from src.errors import InputError
+from src.errors import InputError, VideoError
+from src.video import ffmpeg as ffmpeg_module
 from src.video.probe import is_picture, probe, square_size
 from src.video.streams import bit_depth, channel_count, describe, first_rate_claim
 from src.video.timing import analyse
@@ -143,7 +145,8 @@ def test_tracks(tmp_path):
     ffmpeg(
         *("-f", "lavfi", "-i", "color=s=64x48:d=1", "-f", "lavfi", "-i", "sine=d=1:r=44100"),
         *("-i", tmp_path / "s.srt", "-i", tmp_path / "c.txt", "-map", 0, "-map", 1, "-map", 1, "-map", 2),
-        *("-map_metadata", 3, "-metadata:s:a:1", "language=fra", "-c:s", "srt", "-c:a:0", "aac", "-c:a:1", "ac3", "-ac:a:1", 6, out),
+        *("-map_metadata", 3, "-metadata:s:a:1", "language=fra"),
+        *("-c:s", "srt", "-c:a:0", "aac", "-c:a:1", "ac3", "-ac:a:1", 6, out),
     )
     info = probe(out)
     found = [(track.codec, track.channels, track.rate, track.language) for track in info.audio_streams]
@@ -210,9 +213,10 @@ def test_bad_inputs_are_named(tmp_path, kind, message):
     ("name", "bits"),
     [
         *(("yuv420p", 8), ("yuvj444p", 8), ("yuv420p10le", 10), ("p010le", 10), ("yuv444p12le", 12), ("gray16le", 16)),
+        *(("yuv411p", 8), ("x2rgb10le", 10), ("yuv410p", 8), ("uyvy422", 8), ("gray", 8)),
         *(("rgb24", 8), ("rgb48be", 16), ("gbrp10le", 10), ("gbrpf32le", 16), ("nv12", 8), ("pal8", 8)),
-        *(("yuva444p10le", 10), ("rgb565le", 8), ("y210le", 10), ("gray", 8), ("uyvy422", 8), ("yuv410p", 8)),
-        *(("yuv411p", 8), ("x2rgb10le", 10), ("nv16", 8), ("nv24", 8), ("nv20le", 10), ("gbrap16le", 16), ("rgba64le", 16), ("rgb8", 8)),
+        *(("yuva444p10le", 10), ("rgb565le", 8), ("y210le", 10)),
+        *(("nv16", 8), ("nv24", 8), ("nv20le", 10), ("gbrap16le", 16), ("rgba64le", 16), ("rgb8", 8)),
     ],
 )
 def test_bit_depths(name, bits):
@@ -245,3 +249,33 @@ def test_is_picture():
     assert is_picture(Path("a.PNG"))
     assert is_picture(Path("b.tiff"))
     assert not is_picture(Path("c.mp4"))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the stand-in is a shell script")
+def test_a_crash_of_ffmpeg_is_said(tmp_path, monkeypatch):
+    fake = tmp_path / "ffmpeg"
+    fake.write_text("#!/bin/sh\nkill -SEGV $$\n", encoding="utf-8")
+    fake.chmod(0o755)
+    monkeypatch.setattr(ffmpeg_module, "exe", lambda: str(fake))
+    with pytest.raises(VideoError, match=r"crashed on .*bbb_320x180"):
+        probe(SAMPLE)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the stand-in is a shell script")
+def test_a_hanging_ffmpeg_is_stopped(tmp_path, monkeypatch):
+    fake = tmp_path / "ffmpeg"
+    fake.write_text("#!/bin/sh\nexec sleep 30\n", encoding="utf-8")
+    fake.chmod(0o755)
+    monkeypatch.setattr(ffmpeg_module, "exe", lambda: str(fake))
+    with pytest.raises(VideoError, match=r"longer than 0\.3 s"):
+        ffmpeg_module.run(["-version"], 0.3)
+
+
+def test_missing_ffmpeg_is_said(monkeypatch):
+    ffmpeg_module.exe.cache_clear()
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(SAMPLE.parent / "no-ffmpeg-here"))
+    try:
+        with pytest.raises(VideoError, match=r"cannot be started|no FFmpeg"):
+            probe(SAMPLE)
+    finally:
+        ffmpeg_module.exe.cache_clear()

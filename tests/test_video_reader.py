@@ -46,16 +46,14 @@ def test_very_short_clips(tmp_path, frames):
     assert numbers(read(counter_clip(tmp_path / "a.mp4", frames, 25))) == list(range(frames))
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
-@pytest.mark.parametrize("rate", ["24000/1001", "25"])
-@pytest.mark.parametrize(("first", "last"), [(0, 1), (1, 2), (9, 11), (17, 33), (39, 40), (0, 40)])
-def test_trim_is_frame_exact(tmp_path, suffix, rate, first, last):
-    clip = counter_clip(tmp_path / f"a{suffix}", 40, rate)
-    offset = probe(clip).first
-    start, end = offset + first / Fraction(rate), offset + last / Fraction(rate)
-    with VideoReader(probe(clip), start, end) as reader:
-        assert numbers(list(reader)) == list(range(first, last))
-        assert reader.frames_expected == last - first
+@pytest.mark.parametrize(("suffix", "rate"), [(".mp4", "24000/1001"), (".mkv", "24000/1001"), (".ts", "25")])
+def test_trim_is_frame_exact(tmp_path, suffix, rate):
+    info = probe(counter_clip(tmp_path / f"a{suffix}", 40, rate))
+    for first, last in ((0, 1), (1, 2), (9, 11), (17, 33), (39, 40), (0, 40)):
+        start, end = info.first + first / Fraction(rate), info.first + last / Fraction(rate)
+        with VideoReader(info, start, end) as reader:
+            assert numbers(list(reader)) == list(range(first, last))
+            assert reader.frames_expected == last - first
 
 
 def test_trim_between_frames_takes_the_frames_inside(tmp_path):

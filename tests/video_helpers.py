@@ -55,6 +55,7 @@ def audio(path: Path, track: int = 0, rate: int = 8000) -> np.ndarray:
     done = ffmpeg(
         *("-i", f"file:{path}", "-map", f"0:a:{track}", "-af", "aresample=async=1:first_pts=0"),
         *("-ac", 1, "-ar", rate, "-f", "s16le", "-"),
+        *("-map", "0:V:0", "-c", "copy", "-t", 0, "-f", "null", "-"),  # time counts from the first stream in use
     )
     return np.frombuffer(done.stdout, "<i2") / 32768
 

@@ -27,7 +27,8 @@ CPU_STRIP = (128, 256)
 def color_fix(method: str, frames: Tensor, reference: Tensor) -> Tensor:
     """Fix the colours of ``frames`` by "wavelet" or "adain"; "none" returns ``frames`` itself.
 
-    frames, reference: (F, 3, H, W) in [-1, 1], equal shapes. Returns float32 clamped to [-1, 1].
+    frames, reference: (F, 3, H, W) in [-1, 1], equal shapes, fastest if both are channels-last or both
+    are not. Returns float32 clamped to [-1, 1], in the memory layout of ``frames``.
     Raises InputError for another method or shape.
     """
     if method == "none":
@@ -58,7 +59,7 @@ def _each_frame(fix: Callable[[Tensor, Tensor], Tensor], frames: Tensor, referen
             "both must be (F, 3, H, W) of one size"
         )
     # One frame at a time: no temporary ever has the size of a clip, and no result depends on the others.
-    out = torch.empty(frames.shape, dtype=torch.float32, device=frames.device)
+    out = torch.empty_like(frames, dtype=torch.float32)
     for target, frame, model in zip(out, frames, reference, strict=True):
         torch.clamp(fix(frame.float(), model.to(frame.device, torch.float32)), -1, 1, out=target)
     return out
@@ -69,7 +70,7 @@ def _wavelet_frame(frame: Tensor, reference: Tensor) -> Tensor:
     height, width = frame.shape[1:]
     rows, columns = CPU_STRIP if frame.device.type == "cpu" else (height, width)
     low = torch.empty_like(frame)
-    work, spare = (frame.new_empty(3, min(rows, height), width + 2 * MARGIN) for _ in range(2))
+    work, spare = (_empty(frame, min(rows, height), width + 2 * MARGIN) for _ in range(2))
     for top in range(0, height, rows):
         strip = slice(top, min(top + rows, height))
         part = work[:, : strip.stop - strip.start]
@@ -77,7 +78,7 @@ def _wavelet_frame(frame: Tensor, reference: Tensor) -> Tensor:
         torch.sub(reference[:, strip], frame[:, strip], out=inner)
         _blur(part, spare[:, : part.shape[1]], dim=2)
         low[:, strip] = inner
-    work, spare = (frame.new_empty(3, height + 2 * MARGIN, min(columns, width)) for _ in range(2))
+    work, spare = (_empty(frame, height + 2 * MARGIN, min(columns, width)) for _ in range(2))
     for left in range(0, width, columns):
         strip = slice(left, min(left + columns, width))
         part = work[..., : strip.stop - strip.start]
@@ -86,6 +87,13 @@ def _wavelet_frame(frame: Tensor, reference: Tensor) -> Tensor:
         _blur(part, spare[..., : part.shape[2]], dim=1)
         low[..., strip] = inner
     return torch.add(frame, low, alpha=1 / GAIN, out=low)
+
+
+def _empty(frame: Tensor, height: int, width: int) -> Tensor:
+    """Uninitialised (3, height, width) in the memory layout of ``frame``: mixed layouts are slow."""
+    if frame.stride(0) == 1:  # channels last
+        return frame.new_empty(height, width, 3).permute(2, 0, 1)
+    return frame.new_empty(3, height, width)
 
 
 def _blur(work: Tensor, spare: Tensor, dim: int) -> None:

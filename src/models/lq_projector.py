@@ -50,6 +50,8 @@ class LQProjector(nn.Module):
                 # The stream's first frame, four times, with two more of it in front.
                 self._history(first.expand(-1, -1, 6, -1, -1), state)
             state.started = True
+        if x.shape[2] == 0:  # a first call with nothing but the first frame
+            return frames.new_zeros(0, self.config.out_dim)
         x = self._groups(x) if self.config.kind == "buffer" else self._causal(x, state)
         x = rearrange(x, "b c t h w -> (b t h w) c")
         return self.linear_layers[0](x)

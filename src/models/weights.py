@@ -57,6 +57,8 @@ def read_tensors(
 
     ``part`` names the prefixes that the file's keys may carry. ``mismatch``: what ``hub.verify`` found: a warning if
     the file fits all the same, part of the error if not. Keys beyond the wanted ones are logged and ignored.
+    A tensor that stays on the CPU in its stored dtype is the mapped file itself and takes no memory of its own, so
+    the file must not be overwritten in place while it is in use (replacing it is fine).
     Raises WeightsError: unreadable, truncated, foreign or quantised file, missing key, wrong shape.
     """
     path = Path(path)
@@ -159,7 +161,7 @@ def _open(path: Path) -> Iterator[_Source]:
     if path.suffix == ".safetensors" or head[8:9] == b"{":
         yield from _open_safetensors(path)
     else:
-        yield _open_pickle(path, zipped=head.startswith(b"PK\x03\x04"))
+        yield _open_pickle(path, head)
 
 
 def _head(path: Path) -> bytes:
@@ -194,12 +196,13 @@ def _open_safetensors(path: Path) -> Iterator[_Source]:
         yield _Source(shapes, dtypes, file.get_tensor)
 
 
-def _open_pickle(path: Path, zipped: bool) -> _Source:
+def _open_pickle(path: Path, head: bytes) -> _Source:
+    zipped = head.startswith(b"PK\x03\x04")
     try:
         # Only the zipped format can be mapped; then nothing is read before it is asked for.
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:
-        raise WeightsError(f"{path}: {_why_unreadable(path, error, zipped)}: {REPLACE}") from error
+        raise WeightsError(f"{path}: {_why_unreadable(head, error)}: {REPLACE}") from error
     tensors = {key: value.detach() for key, value in _unwrap(content).items() if isinstance(value, Tensor)}
     if not tensors:
         raise WeightsError(f"{path}: a PyTorch file without a single tensor: {REPLACE}")
@@ -220,13 +223,13 @@ def _unwrap(content: Any) -> dict[str, Any]:
     return {}
 
 
-def _why_unreadable(path: Path, error: Exception, zipped: bool) -> str:
+def _why_unreadable(head: bytes, error: Exception) -> str:
     blocked = re.search(r"GLOBAL:? (\S+)", str(error))
     if blocked:
         return f"it holds more than tensors ({blocked[1]}); nothing in it was executed"
-    if zipped:
+    if head.startswith(b"PK"):
         return "truncated, or no PyTorch checkpoint (" + _line(error) + ")"
-    if path.read_bytes()[:1] == b"\x80":
+    if head.startswith(b"\x80"):
         return "a truncated pickle, or one that holds more than tensors; nothing in it was executed"
     return "no weights file of a known format"
 

@@ -60,6 +60,8 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
 def _group_counts(counts: Tensor) -> list[tuple[int, int]]:
     """Half-open ranges (low, high] of block counts whose rows are computed together."""
     distinct = [c for c in counts.unique().tolist() if c > 0]
+    if not distinct:
+        return []
     if len(distinct) > _MAX_GROUPS:
         step = -(-distinct[-1] // _MAX_GROUPS)
         tops = sorted({min(-(-c // step) * step, distinct[-1]) for c in distinct})

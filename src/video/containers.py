@@ -48,15 +48,16 @@ def check_container(path: Path, codec: str) -> None:
         raise InputError(f"{path}: webm cannot hold {codec}; webm needs --codec av1")
 
 
-def track_arguments(path: Path, source: MediaInfo, file_index: int = 1) -> list[str]:
+def track_arguments(path: Path, source: MediaInfo, *, cut: bool = False, file_index: int = 1) -> list[str]:
     """FFmpeg arguments that take every track but the video from input ``file_index`` into ``path``.
 
+    ``cut``: the clock of the input may start before 0; sound from before is not wanted.
     What has to be converted or left out is logged.
     """
     extension = path.suffix.lower()
     args: list[str] = []
     for number, track in enumerate(source.audio_streams):
-        args += ["-map", f"{file_index}:{track.index}", *_audio(path, number, track, extension)]
+        args += ["-map", f"{file_index}:{track.index}", *_audio(path, number, track, cut)]
     number = 0
     for subtitle in source.subtitle_streams:
         if subtitle.codec in _COPIED_SUBTITLES[extension]:
@@ -77,7 +78,8 @@ def track_arguments(path: Path, source: MediaInfo, file_index: int = 1) -> list[
     return [*args, "-map_metadata", str(file_index), "-map_chapters", str(file_index)]
 
 
-def _audio(path: Path, number: int, track: AudioInfo, extension: str) -> list[str]:
+def _audio(path: Path, number: int, track: AudioInfo, cut: bool) -> list[str]:
+    extension = path.suffix.lower()
     if track.codec in _AUDIO[extension]:
         return [f"-c:a:{number}", "copy"]
     lossless = track.codec.startswith(_LOSSLESS)
@@ -86,10 +88,11 @@ def _audio(path: Path, number: int, track: AudioInfo, extension: str) -> list[st
         codec = name = "flac"
     change = f"audio track {track.index} is converted from {track.codec} to {name}"
     log.warning("%s: %s, which %s can hold", path, change, extension)
-    args = [f"-c:a:{number}", codec]
-    if codec == "flac":
-        return args
     # async fills gaps with silence instead of pulling later sound forward.
-    args += [f"-filter:a:{number}", f"aresample=async=1,aformat=channel_layouts={_LAYOUTS}"]
+    filters = [*(["atrim=start=0"] if cut else []), "aresample=async=1"]
+    args = [f"-c:a:{number}", codec, f"-filter:a:{number}"]
+    if codec == "flac":
+        return [*args, ",".join(filters)]
+    args.append(",".join([*filters, f"aformat=channel_layouts={_LAYOUTS}"]))
     each = 96_000 if codec == "aac" else 80_000
     return [*args, f"-b:a:{number}", str(min(each * max(1, track.channels), 512_000))]

@@ -70,16 +70,20 @@ def run(args: Sequence[str], timeout: float, *, data: bytes | None = None) -> su
     """Run FFmpeg to its end and return the process, whatever its exit status.
 
     ``timeout``: seconds. ``data``: bytes for its standard input. Raises VideoError when it cannot be
-    started or takes longer than ``timeout``.
+    started, crashes, or takes longer than ``timeout``.
     """
     options: dict[str, Any] = {"stdin": subprocess.DEVNULL} if data is None else {"input": data}
     options.update(_popen_options())
     try:
-        return subprocess.run(command(args), capture_output=True, timeout=timeout, check=False, **options)
+        done = subprocess.run(command(args), capture_output=True, timeout=timeout, check=False, **options)
     except subprocess.TimeoutExpired as error:
         raise VideoError(f"FFmpeg took longer than {timeout:g} s and was stopped") from error
     except OSError as error:
         raise VideoError(f"FFmpeg cannot be started ({error})") from error
+    if done.returncode < 0 or done.returncode >= 0xC0000000:  # a signal, or an exception code of Windows
+        name = next((word for word in args if word.startswith("file:")), "the data").removeprefix("file:")
+        raise VideoError(f"FFmpeg crashed on {name} (status {done.returncode}); try another version of imageio-ffmpeg")
+    return done
 
 
 def run_checked(args: Sequence[str], timeout: float, what: str, *, data: bytes | None = None) -> bytes:
@@ -93,6 +97,37 @@ def run_checked(args: Sequence[str], timeout: float, what: str, *, data: bytes |
 def text(data: bytes) -> str:
     """FFmpeg's output as text."""
     return data.decode("utf-8", errors="replace")
+
+
+@functools.cache
+def _names_chroma_locations() -> bool:
+    """True when this FFmpeg's scale filter takes chroma locations by name; earlier ones take coordinates."""
+    return b"in_chroma_loc" in run(["-h", "filter=scale"], 30).stdout
+
+
+_CHROMA_POSITIONS = {"left": (0, 128), "center": (128, 128), "topleft": (0, 0)}
+
+
+def chroma_location(side: str, location: str, pix_fmt: str) -> str:
+    """Options of the scale filter that say where chroma samples lie, for subsampled formats.
+
+    ``side``: "in" or "out". ``location``: "left", "center" or "topleft".
+    """
+    if not re.search(r"42[02]|nv1[26]|nv21|[py]0(10|12|16)|p21|uyvy|yuyv", pix_fmt):
+        return ""
+    if _names_chroma_locations():
+        return f":{side}_chroma_loc={location}"
+    x, y = _CHROMA_POSITIONS[location]
+    return f":{side}_h_chr_pos={x}" + (f":{side}_v_chr_pos={y}" if re.search(r"420|nv12|nv21|p01", pix_fmt) else "")
+
+
+def keep_clock(streams: str, wanted: object) -> list[str]:
+    """A second output that takes nothing of ``streams``. Empty when ``wanted`` is.
+
+    In some formats FFmpeg counts time from the first stream in use; this keeps the clock the same
+    whether the sound, the picture or both are read.
+    """
+    return ["-map", streams, "-c", "copy", "-t", "0", "-f", "null", "-"] if wanted else []
 
 
 def _one_line(words: str) -> str:
@@ -181,12 +216,9 @@ class Process:
     def stop(self) -> None:
         """End it now, whatever it is doing, and free its pipes. Does nothing when it has ended."""
         if self.running:
-            self._popen.terminate()
-            try:
-                self._popen.wait(timeout=3)
-            except subprocess.TimeoutExpired:
-                self._popen.kill()
-                self._popen.wait()
+            # Not asked politely: it would wait for a pipe that nobody reads, or finish a file nobody wants.
+            self._popen.kill()
+            self._popen.wait()
         for pipe in (self._popen.stdin, self._popen.stdout):
             if pipe is not None:
                 try:

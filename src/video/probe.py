@@ -84,6 +84,7 @@ class MediaInfo:
     tagged: bool
     interlaced: bool
     hdr: bool
+    chroma_location: str
     video_index: int
     language: str | None
     other_videos: int
@@ -145,6 +146,7 @@ def probe(path: Path) -> MediaInfo:
         # Interlaced fields of a turned picture are columns, which no deinterlacer understands.
         interlaced=picture.interlaced and not turned,
         hdr=picture.transfer in ("smpte2084", "arib-std-b67"),
+        chroma_location=_chroma_location(codec, picture.chroma_location),
         video_index=described.video_index,
         language=described.video_language,
         other_videos=described.video_count - 1,
@@ -271,6 +273,12 @@ def _colors(path: Path, picture: Picture) -> tuple[str, str, bool]:
         log.warning("%s: colour matrix %s is not supported; %s is assumed", path, picture.matrix, guess)
     matrix = _MATRICES.get(picture.matrix)
     return matrix or guess, color_range, matrix is not None
+
+
+def _chroma_location(codec: str, tag: str) -> str:
+    if tag in ("left", "center", "topleft"):
+        return tag
+    return "center" if codec in ("mjpeg", "mpeg1video") else "left"
 
 
 def _sane_aspect(path: Path, sar: Fraction) -> Fraction:

@@ -187,7 +187,7 @@ class VideoReader:
         scale = f"scale={info.width}:{info.height}:flags={SCALE_FLAGS}:out_range=pc"
         if not is_rgb(info.pix_fmt):
             scale += f":in_color_matrix={info.color_matrix}:in_range={info.color_range}"
-            scale += _chroma_position(info.pix_fmt, info.codec)
+            scale += ffmpeg.chroma_location("in", info.chroma_location, info.pix_fmt)
         pix_fmt = "rgb24" if self.bit_depth == 8 else "rgb48le"
         chain += [scale, f"format={pix_fmt}", "setsar=1"]
         args = ["-loglevel", "warning"]
@@ -197,7 +197,7 @@ class VideoReader:
         if self.window.count is not None and self._trimmed:
             args += ["-frames:v", str(self.window.count)]
         args += ["-sws_dither", "none", "-fps_mode", "passthrough"]
-        return [*args, "-f", "rawvideo", "-pix_fmt", pix_fmt, "pipe:1"]
+        return [*args, "-f", "rawvideo", "-pix_fmt", pix_fmt, "pipe:1", *ffmpeg.keep_clock("0:a?", info.audio_streams)]
 
     def _timeline(self) -> tuple[Fraction, list[str]]:
         """Where to seek, and the filters that leave exactly the wanted frames from there on."""
@@ -226,14 +226,6 @@ class VideoReader:
         elif resample:
             filters.append(f"fps=fps={part.rate}:round=near:start_time={_seconds(begin)}")
         return origin, filters
-
-
-def _chroma_position(pix_fmt: str, codec: str) -> str:
-    """Where the chroma samples of 4:2:0 and 4:2:2 lie: at the left, in JPEG and MPEG-1 in the middle."""
-    halved = any(word in pix_fmt for word in ("420", "422", "nv12", "nv21", "nv16", "p010", "p210", "p016", "p012"))
-    if not halved or codec in ("mjpeg", "mpeg1video", "vp8"):
-        return ""
-    return ":in_h_chr_pos=0" + (":in_v_chr_pos=128" if "422" not in pix_fmt and "16" not in pix_fmt else "")
 
 
 def _fill(process: ffmpeg.Process, frame: np.ndarray) -> int:

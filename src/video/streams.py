@@ -131,6 +131,7 @@ class Picture:
     matrix: str
     primaries: str
     transfer: str
+    chroma_location: str
 
 
 def first_picture(log_text: str) -> Picture | None:
@@ -138,6 +139,7 @@ def first_picture(log_text: str) -> Picture | None:
     frame = re.search(r"\] n: *0 .* fmt:(\w+) .*?sar:(\d+)/(\d+) s:(\d+)x(\d+) i:(.) ", log_text)
     if not frame:
         return None
+    location = re.search(r" cl:(\w+) ", frame[0])
     rate = re.search(r"config in time_base: \S+, frame_rate: (\d+)/(\d+)", log_text)
     color = re.search(
         r"color_range:(\S+) color_space:(\S+) color_primaries:(\S+) color_trc:(\S+)", log_text[frame.start() :]
@@ -155,6 +157,7 @@ def first_picture(log_text: str) -> Picture | None:
         matrix=values[1],
         primaries=values[2],
         transfer=values[3],
+        chroma_location=location[1] if location else "",
     )
 
 

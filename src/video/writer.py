@@ -31,6 +31,9 @@ _TRANSFERS = frozenset(
 )
 
 
+_TO_SWSCALE = ((np.arange(65536) * 65280 + 32767) // 65535).astype(np.uint16)
+
+
 class VideoWriter:
     """Frames into a video file that appears complete or not at all.
 
@@ -121,8 +124,9 @@ class VideoWriter:
         check_frame(frame, self.width, self.height)
         if not self._deep:
             frame = to_8bit(frame)
-        elif frame.dtype == np.uint8:
-            frame = frame.astype(np.uint16) * 257
+        else:
+            # swscale takes 255 << 8 for white.
+            frame = frame.astype(np.uint16) << 8 if frame.dtype == np.uint8 else np.take(_TO_SWSCALE, frame)
         samples = np.ascontiguousarray(frame, "<u2" if self._deep else np.uint8)
         view = samples.reshape(-1).view(np.uint8).data
         try:
@@ -191,7 +195,7 @@ class VideoWriter:
         args += ["-colorspace", "bt709", "-color_range", "tv", "-color_primaries", primaries, "-color_trc", transfer]
         args += encoder.arguments(quality, self.width, self.height, self._deep)
         if self._source is not None:
-            args += track_arguments(self.path, self._source)
+            args += track_arguments(self.path, self._source, cut=bool(limit))
             if self._source.language:
                 args += ["-metadata:s:v:0", f"language={self._source.language}"]
         args += ["-disposition:v:0", "default", *limit]
@@ -200,7 +204,8 @@ class VideoWriter:
             args += ["-movflags", "+faststart"]
             if encoder.codec == "hevc":
                 args += ["-tag:v", "hvc1"]  # the name Apple's players look for
-        return [*args, "-fps_mode", "passthrough", "-f", FORMATS[extension], ffmpeg.url(temporary)]
+        args += ["-fps_mode", "passthrough", "-f", FORMATS[extension], ffmpeg.url(temporary)]
+        return args if self._source is None else [*args, *ffmpeg.keep_clock(f"1:{self._source.video_index}", True)]
 
     def _source_arguments(self) -> tuple[int, list[str], list[str]]:
         """Delay of the video in frames, the second input, and the limit of the output.
@@ -219,12 +224,15 @@ class VideoWriter:
         args: list[str] = []
         limit: list[str] = []
         if zero:
-            args += ["-ss", _seconds(zero)]
             limit += ["-copypriorss", "0"]  # packets before the cut are not wanted
+        if zero and part.index:
+            args += ["-ss", _seconds(zero)]
+        elif zero:
+            # Seeking goes to the first key frame of the video and would skip the sound before it.
+            shift -= zero
         if part.audio_end is not None:
             length = part.audio_end - zero
-            args += ["-t", _seconds(length)]
-            limit += ["-t", _seconds(length + shift)]
+            limit += ["-t", _seconds(length + delay / self.fps - late)]
         if shift:
             args += ["-itsoffset", _seconds(shift)]
         return delay, [*args, *ffmpeg.input_args(source.path)], limit
@@ -232,8 +240,7 @@ class VideoWriter:
     def _filters(self, encoder: Encoder) -> str:
         pix_fmt = encoder.pixel_format(self.width, self.height, self._deep)
         scale = f"scale=flags={SCALE_FLAGS}:in_range=pc:out_color_matrix=bt709:out_range=tv"
-        if "444" not in pix_fmt:
-            scale += ":out_h_chr_pos=0:out_v_chr_pos=128"
+        scale += ffmpeg.chroma_location("out", "left", pix_fmt)
         primaries, transfer = self._tags()
         tags = f"setparams=range=tv:colorspace=bt709:color_primaries={primaries}:color_trc={transfer}"
         return f"{scale},format={pix_fmt},{tags}"

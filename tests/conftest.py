@@ -1,0 +1,5 @@
+import torch
+
+# One thread: the tensors of the tests are small, and two threads wait for each other more than they help.
+torch.set_num_threads(1)
+torch.set_grad_enabled(False)
