@@ -20,6 +20,7 @@ from src.pipelines.tiny_long import FlashVSRTinyLongPipeline
 from src.releases import get_release
 from tests.golden_data import GOLDEN, assert_close, golden, load, weights
 from tests.tiny_models import CPU
+from toolbox.color import adain
 
 # Projector, DiT and decoder chained, float32: the golden data itself is reproducible to 7e-6.
 TOLERANCE = 1e-4
@@ -61,9 +62,10 @@ class Recorded:
         self._spy(pipeline, "_denoise", self.latents)
         self._spy(pipeline, "decode", self.raw)
         pipeline.models.projector.register_forward_hook(lambda m, i, out: self.tokens.append(out))
-        lr = list(INPUTS["in.lr_frames_u8_nhwc"].numpy())
+        self.lr = list(INPUTS["in.lr_frames_u8_nhwc"].numpy())
+        self.geometry = Geometry.of(64, 64, Fraction(4))
         parts, count = [], 0
-        for part in pipeline.stream(lr, 64, 64, 4, noise=torch.cat([INPUTS["in.noise"]] * 2, dim=2)):
+        for part in pipeline.stream(self.lr, 64, 64, 4, noise=torch.cat([INPUTS["in.noise"]] * 2, dim=2)):
             parts.append(part)
             count += part.shape[0]
             if count >= frames:
@@ -77,8 +79,9 @@ class Recorded:
         original = getattr(owner, name)
 
         def wrapper(*args):
-            record.append(original(*args))
-            return record[-1]
+            out = original(*args)
+            record.append(out.clone())
+            return out
 
         setattr(owner, name, wrapper)
 
@@ -151,21 +154,23 @@ def test_tiny_long_parity(tiny):
 
 
 def test_full_parity():
+    """The first chunk; the VAE's own tests cover streaming, and its decoder is slow on a CPU."""
     expected = golden("pipeline_full")[0]
-    run = Recorded(FlashVSRFullPipeline)
-    assert_close(run.latents, INPUTS["out.v10.latents"], TOLERANCE)
+    run = Recorded(FlashVSRFullPipeline, frames=21)
+    assert_close(run.latents, INPUTS["out.v10.latents"][:, :, :6], TOLERANCE)
     frames = run.frames * 2 - 1
-    assert_close(sub(frames), expected["out.v10.frames_sub_colorfix_off"], TOLERANCE)
+    assert_close(sub(frames), expected["out.v10.frames_sub_colorfix_off"][:, :21], TOLERANCE)
     assert_close(frames[20, :, ::2, ::2], expected["out.v10.frame20_full_colorfix_off_step2"], TOLERANCE)
-    fixed = Recorded(FlashVSRFullPipeline, color="adain")
-    assert_close(sub(fixed.frames) * 2 - 1, expected["out.v10.frames_sub_colorfix_on"], TOLERANCE)
+    lq = torch.cat([upscale_lq(to_float(f, CPU), run.geometry, False) for f in run.lr[:21]])
+    assert_close(sub(adain(run.raw, lq)), expected["out.v10.frames_sub_colorfix_on"][:, :21], TOLERANCE)
 
 
 def test_full_tiled_parity():
     vae = golden_models("full", "buffer").decoder
-    frames = vae.decode_clip(INPUTS["out.v10.latents"], VAETiling(size=(20, 24), stride=(12, 8)))[0]
+    latents = INPUTS["out.v10.latents"][:, :, :3]  # causal: the first frames do not depend on the rest
+    frames = vae.decode_clip(latents, VAETiling(size=(20, 24), stride=(12, 8)))[0]
     expected = golden("pipeline_full")[0]["out.v10.frames_sub_tiled20x24_stride12x8_every6th"]
-    assert_close(frames[:, ::6, 3::8, 5::8], expected, TOLERANCE)
+    assert_close(frames[:, ::6, 3::8, 5::8], expected[:, :2], TOLERANCE)
 
 
 # --------------------------------------------------------------------------- the original's pre- and post-processing

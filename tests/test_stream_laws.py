@@ -38,10 +38,11 @@ def test_chunk_arithmetic():
 
 @pytest.mark.parametrize("mode", MODES)
 def test_frames_in_equal_frames_out(models, mode):
-    """N = 1..60 at the smallest size; every length of the last chunk, every position in a latent frame."""
+    """N = 1..60: every length of the last chunk, every position in a latent frame. The slow VAE: the edges."""
     source = clip(60, 8, 8)
     whole = run(pipeline(models, mode), source, 2)
-    for count in range(1, 61):
+    counts = range(1, 61) if mode == "tiny" else (1, 2, 5, 20, 21, 22, 25, 29, 30, 33, 60)
+    for count in counts:
         out = run(pipeline(models, mode), source[:count], 2)
         assert out.shape == (count, 3, 16, 16)
         # Chunks whose look-ahead lies inside the shorter clip are those of the longer one.
@@ -137,9 +138,6 @@ def test_two_thousand_chunks_hold_no_more_than_two():
             state.chunk += 1
             if chunk in (1, 1_999):
                 sizes.append(sum(t.numel() for t in tensors_of([state.caches, state.projector])))
-            if chunk == 2:
-                # Beyond the first chunks nothing changes but the position: jump over most of the wait.
-                frames = frames.clone()
     assert sizes[0] == sizes[1]
 
 

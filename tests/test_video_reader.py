@@ -56,6 +56,39 @@ def test_trim_is_frame_exact(tmp_path, suffix, rate):
             assert reader.frames_expected == last - first
 
 
+CONTAINERS = {
+    "h264.avi": ("-c:v", "libx264"),  # has no presentation times
+    "mpeg4.avi": ("-c:v", "mpeg4", "-bf", 2, "-q:v", 2),
+    "mpeg2.mpg": ("-c:v", "mpeg2video", "-q:v", 2),
+    "vp8.webm": ("-c:v", "libvpx", "-auto-alt-ref", 1, "-lag-in-frames", 16, "-b:v", "300k"),
+    "fragmented.mp4": ("-movflags", "frag_keyframe+empty_moov"),
+    "theora.ogv": ("-c:v", "libtheora", "-q:v", 10),
+    "flash.flv": ("-c:v", "flv1", "-q:v", 2),
+    "animation.gif": ("-c:v", "gif"),
+}
+
+
+@pytest.mark.parametrize("name", list(CONTAINERS))
+def test_other_containers_read_and_trim(tmp_path, name):
+    clip = counter_clip(tmp_path / name, 30, 25, *CONTAINERS[name], step=6)
+    info = probe(clip)
+    frames = read(clip)
+    assert (info.fps, info.frames, len(frames), info.variable_rate) == (25, 30, 30, False)
+    assert all(abs(a - b) <= 1 for a, b in zip(numbers(frames, 6), range(30), strict=True))
+    part = read(clip, info.first + Fraction(13, 25), info.first + Fraction(18, 25))
+    assert numbers(part, 6) == numbers(frames, 6)[13:18]
+
+
+def test_clip_cut_without_reencoding(tmp_path):
+    """Frames before the cut are in the file, for decoding only."""
+    clip = counter_clip(tmp_path / "a.mp4", 40, 25)
+    ffmpeg("-ss", "0.5", "-i", clip, "-c", "copy", tmp_path / "cut.mp4")
+    info = probe(tmp_path / "cut.mp4")
+    found = numbers(read(tmp_path / "cut.mp4"))
+    assert found == list(range(13, 40))
+    assert info.frames == len(found)
+
+
 def test_trim_between_frames_takes_the_frames_inside(tmp_path):
     clip = counter_clip(tmp_path / "a.mp4", 20, 25)
     assert numbers(read(clip, Fraction("0.05"), Fraction("0.17"))) == [2, 3, 4]
@@ -242,7 +275,7 @@ def test_killed_ffmpeg_is_an_error_not_a_hang(tmp_path):
 
 
 def test_leaving_early_stops_ffmpeg_and_threads(tmp_path):
-    clip = counter_clip(tmp_path / "a.mp4", 60, 25, size="640x480", step=1)
+    clip = counter_clip(tmp_path / "a.mp4", 60, 25, size="320x240", step=1)
     with VideoReader(probe(clip)) as reader:
         frames = iter(reader)
         next(frames)
@@ -262,7 +295,7 @@ def test_reading_again_starts_over(tmp_path):
 
 @pytest.mark.skipif(os.name == "nt", reason="process groups are POSIX")
 def test_ctrl_c_does_not_reach_ffmpeg(tmp_path):
-    clip = counter_clip(tmp_path / "a.mp4", 60, 25, size="640x480", step=1)
+    clip = counter_clip(tmp_path / "a.mp4", 60, 25, size="320x240", step=1)
     with VideoReader(probe(clip)) as reader:
         frames = iter(reader)
         next(frames)

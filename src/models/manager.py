@@ -22,6 +22,7 @@ from src.releases import Release
 
 log = logging.getLogger(__name__)
 
+LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -93,5 +94,5 @@ class ModelManager:
 
 
 def _channels_last(tensor: Tensor) -> Tensor:
-    """Kernels of 2-D convolutions in the layout that the fast ones of every backend want."""
-    return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
+    """Kernels of convolutions in the layout that the fast ones of every backend want."""
+    return tensor.contiguous(memory_format=LAYOUTS.get(tensor.ndim, torch.contiguous_format))

@@ -29,4 +29,5 @@ class FlashVSRFullPipeline(Pipeline):
 
     def decode(self, latents: Tensor, condition: Tensor, state: VAEState) -> Tensor:
         frames = self.decoder.decode(latents, state)  # (1, 3, F, H, W)
-        return frames[0].transpose(0, 1)
+        # The original clamps here, before the colour fix, whose statistics depend on it.
+        return frames[0].transpose(0, 1).clamp(-1, 1)

@@ -104,8 +104,7 @@ class Pipeline(ABC):
                 window = fresh if window is None else torch.cat([window, fresh])
                 wanted = min(count, source.read - shown) if not self.reference_quirks else count
                 latents = self._denoise(fresh, state, plan, geometry, noise)
-            for frames in self._decode_chunk(latents, window[:wanted], state):
-                yield frames[..., : geometry.out_height, : geometry.out_width]
+            yield from self._decode_chunk(latents, window[:wanted], state, geometry)
             window = window[count:].clone()  # the look-ahead: its frames are shown by the next chunk
             shown += wanted
             state.chunk += 1
@@ -133,8 +132,10 @@ class Pipeline(ABC):
             return torch.zeros(shape, device=models.device, dtype=models.dtype)
         return (torch.randn(shape, generator=generator) * scale).to(models.device, models.dtype)
 
-    def _decode_chunk(self, latents: Tensor, condition: Tensor, state: StreamState) -> Iterator[Tensor]:
-        """Decoded, colour-fixed frames (F, 3, H, W) in [0, 1], as many as the condition has."""
+    def _decode_chunk(
+        self, latents: Tensor, condition: Tensor, state: StreamState, geometry: Geometry
+    ) -> Iterator[Tensor]:
+        """Decoded, cropped, colour-fixed frames (F, 3, H, W) in [0, 1], as many as the condition has."""
         done, first = 0, state.chunk == 0
         total = condition.shape[0]
         needed = chunks.latents_for_frames(state.chunk, total)
@@ -142,7 +143,8 @@ class Pipeline(ABC):
             with torch.inference_mode():
                 part = latents[:, :, begin : min(begin + self.latents_at_once, needed)]
                 frames = part.shape[2] * chunks.LATENT_FRAMES - (3 if first and begin == 0 else 0)
-                yield self._decode_part(part, condition[done : done + frames], frames, state)
+                out = self._decode_part(part, condition[done : done + frames], frames, state)
+                yield self._finish(out, condition[done : done + frames], geometry)
             done += frames
 
     def _decode_part(self, latents: Tensor, condition: Tensor, frames: int, state: StreamState) -> Tensor:
@@ -150,10 +152,16 @@ class Pipeline(ABC):
         full = condition
         if shown < frames:  # the clip ends inside a latent frame: decode all of it, show what was asked for
             full = torch.cat([condition, condition[-1:].expand(frames - shown, -1, -1, -1)])
-        out = self.decode(latents, full, state.decoder)[:shown].float()
+        return self.decode(latents, full, state.decoder)[:shown]
+
+    def _finish(self, frames: Tensor, lq: Tensor, geometry: Geometry) -> Tensor:
+        """Crop the padding, fix the colours against the LQ frames: (F, 3, H, W) in [-1, 1] -> [0, 1], float32."""
+        # Cropped first: the padding is no part of the picture and must not weigh in its colours.
+        where = (..., slice(geometry.out_height), slice(geometry.out_width))
+        out = frames[where].float()
         if self.color != "none":
-            out = color_fix(self.color, out, condition.float())
-        return out.add_(1).mul_(0.5).clamp_(0, 1)
+            out = color_fix(self.color, out, lq[where].float())
+        return out.add(1).mul_(0.5).clamp_(0, 1)
 
 
 class _Source:

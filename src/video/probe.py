@@ -33,7 +33,12 @@ _SCAN_TIMEOUT = 1800.0
 # Reading every packet of a larger file just to count them takes too long before anything is seen to happen.
 _SCAN_BYTES = 16 * 2**30
 _SCAN_SECONDS = 300
+_NO_TIME = -(2**63)  # FFmpeg's mark of an unknown timestamp
 _TEXT_CODECS = frozenset({"ansi", "bintext", "xbin", "idf"})
+_LOOSE_FORMATS = frozenset(
+    {"mpegts", "mpegtsraw", "mpeg", "flv", "asf", "ogg", "rm", "hls", "dash", "wtv"}
+    | {"h264", "hevc", "m4v", "mpegvideo", "obu"}
+)
 _MATRICES = {
     **dict.fromkeys(("bt470bg", "smpte170m"), "bt601"),
     "bt709": "bt709",
@@ -94,6 +99,14 @@ class MediaInfo:
     has_chapters: bool
     damage: str = ""
     stamps: tuple[Fraction, ...] = field(default=(), repr=False, compare=False)
+
+
+def loose_format(name: str) -> bool:
+    """True for formats without an index, or with a clock that starts at the first stream in use.
+
+    A seek may land behind the key frame that is needed there.
+    """
+    return name.split(",")[0] in _LOOSE_FORMATS
 
 
 def is_picture(path: Path) -> bool:
@@ -208,10 +221,16 @@ def _scan(path: Path, described: Described, picture: Picture) -> tuple[Timing, s
         why = ffmpeg.reason(ffmpeg.text(done.stderr).splitlines())
         raise VideoError(f"{path}: FFmpeg found no video packets: {why}")
     damage = [line for line in ffmpeg.text(done.stderr).splitlines() if _DAMAGE.search(line)]
-    ticks, last, count = _video_ticks(packets[0])
+    ticks, last, count, decoding = _video_ticks(packets[0])
+    first = _first_time(path, described) if decoding and ticks else None
+    if first is not None:
+        # Decoding times run ahead of the presentation by a constant, which the first frame tells.
+        ahead = round(first / bases[0]) - min(ticks)
+        ticks = [tick + ahead for tick in ticks]
     claim = first_rate_claim(described.video_line)
     hints = [picture.rate, *([claim] if claim else [])]
-    timing = analyse(ticks, last, bases[0], hints, count)
+    # Containers without presentation times are of constant rate, whatever jumps their times make.
+    timing = analyse(ticks, last, bases[0], hints, count, 2.0 if decoding else 0.5)
     if not whole and described.duration:
         log.info("%s is large: its rate is taken from its first %d s", path, _SCAN_SECONDS)
         timing = dataclasses.replace(timing, frames=0, duration=described.duration - timing.first, stamps=())
@@ -221,6 +240,14 @@ def _scan(path: Path, described: Described, picture: Picture) -> tuple[Timing, s
         if output and index is not None and times:
             starts[index] = min(times) * bases[output]
     return timing, ffmpeg.reason(damage, 1) if damage or done.returncode else "", starts
+
+
+def _first_time(path: Path, described: Described) -> Fraction | None:
+    """When the first decoded frame is shown, on the clock of the file. None if unknown."""
+    args = [*ffmpeg.input_args(path), "-map", "0:V:0", "-vf", "showinfo", "-frames:v", "1", "-f", "null", "-"]
+    clock = ffmpeg.keep_clock("0:a?", described.audio and loose_format(described.format))
+    picture = first_picture(ffmpeg.text(ffmpeg.run([*args, *clock], _PROBE_TIMEOUT).stderr))
+    return None if picture is None else picture.time
 
 
 _Packet = tuple[int | None, int | None, int, int]  # pts, dts, duration, flags
@@ -245,21 +272,25 @@ def _parse_packets(crc_text: str) -> tuple[dict[int, Fraction], dict[int, list[_
 
 
 def _int(word: str) -> int | None:
-    return int(word) if re.fullmatch(r"-?\d+", word) else None
+    return int(word) if re.fullmatch(r"-?\d+", word) and int(word) != _NO_TIME else None
 
 
-def _video_ticks(packets: Sequence[_Packet]) -> tuple[list[int], int, int]:
-    """Presentation times of the frames that will be shown, the last one's duration, their number."""
+def _video_ticks(packets: Sequence[_Packet]) -> tuple[list[int], int, int, bool]:
+    """Presentation times of the frames that will be shown, the last one's duration, their number.
+
+    And True when only decoding times are known, as in old containers.
+    """
     shown = [packet for packet in packets if not packet[3] & 4]  # 4: outside the edit list, decoded but dropped
     shown = shown or list(packets)
     times = [packet[0] for packet in shown]
-    if None in times:  # old containers have decoding times only; the rate is the same
+    decoding = None in times
+    if decoding:
         times = [packet[1] for packet in shown]
     known = [time for time in times if time is not None]
     if len(known) != len(shown):
-        return [], 0, len(shown)
+        return [], 0, len(shown), decoding
     last = max(range(len(known)), key=known.__getitem__)
-    return known, shown[last][2], len(shown)
+    return known, shown[last][2], len(shown), decoding
 
 
 def _colors(path: Path, picture: Picture) -> tuple[str, str, bool]:

@@ -15,15 +15,14 @@ import numpy as np
 from src.errors import InputError, VideoError
 from src.video import ffmpeg
 from src.video.pictures import PictureFolder, PictureReader
-from src.video.probe import MediaInfo, is_picture, probe
+from src.video.probe import MediaInfo, is_picture, loose_format, probe
 from src.video.streams import has_alpha, is_rgb
 from src.video.timing import Window, round_half_up, window
 
 log = logging.getLogger(__name__)
 
 SCALE_FLAGS = "bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
-# Formats without an index: a seek may land behind the key frame that is needed, so it starts earlier.
-_LOOSE_FORMATS = ("mpegts", "mpeg", "flv", "asf", "ogg", "rm", "h264", "hevc", "m4v", "mpegvideo")
+# Seeking to a time in a format without an index starts this much earlier.
 _PREROLL = Fraction(10)
 
 
@@ -197,7 +196,8 @@ class VideoReader:
         if self.window.count is not None and self._trimmed:
             args += ["-frames:v", str(self.window.count)]
         args += ["-sws_dither", "none", "-fps_mode", "passthrough"]
-        return [*args, "-f", "rawvideo", "-pix_fmt", pix_fmt, "pipe:1", *ffmpeg.keep_clock("0:a?", info.audio_streams)]
+        args += ["-f", "rawvideo", "-pix_fmt", pix_fmt, "pipe:1"]
+        return [*args, *ffmpeg.keep_clock("0:a?", info.audio_streams and loose_format(info.format))]
 
     def _timeline(self) -> tuple[Fraction, list[str]]:
         """Where to seek, and the filters that leave exactly the wanted frames from there on."""
@@ -215,7 +215,7 @@ class VideoReader:
         seek = max(seek, Fraction(0))
         filters = []
         preroll = Fraction(0)
-        if seek and info.format.split(",")[0] in _LOOSE_FORMATS:
+        if seek and loose_format(info.format):
             preroll = min(_PREROLL, seek)
             filters.append(f"trim=start={_seconds(preroll)}")
         origin = seek - preroll

@@ -119,7 +119,7 @@ def _add_stream(found: Described, index: int, language: str | None, kind: str, r
 
 @dataclass(frozen=True)
 class Picture:
-    """Properties of the first decoded frame, after rotation."""
+    """Properties of the first decoded frame, after rotation. ``time``: seconds from the start of the file."""
 
     width: int
     height: int
@@ -132,6 +132,7 @@ class Picture:
     primaries: str
     transfer: str
     chroma_location: str
+    time: Fraction | None
 
 
 def first_picture(log_text: str) -> Picture | None:
@@ -140,7 +141,8 @@ def first_picture(log_text: str) -> Picture | None:
     if not frame:
         return None
     location = re.search(r" cl:(\w+) ", frame[0])
-    rate = re.search(r"config in time_base: \S+, frame_rate: (\d+)/(\d+)", log_text)
+    rate = re.search(r"config in time_base: (\d+)/(\d+), frame_rate: (\d+)/(\d+)", log_text)
+    pts = re.search(r" pts: *(-?\d+) ", frame[0])
     color = re.search(
         r"color_range:(\S+) color_space:(\S+) color_primaries:(\S+) color_trc:(\S+)", log_text[frame.start() :]
     )
@@ -152,12 +154,13 @@ def first_picture(log_text: str) -> Picture | None:
         sar=Fraction(int(frame[2]), int(frame[3])) if int(frame[2]) and int(frame[3]) else Fraction(1),
         pix_fmt=frame[1],
         interlaced=frame[6] in "TB",
-        rate=Fraction(int(rate[1]), int(rate[2])) if rate and int(rate[2]) else Fraction(0),
+        rate=Fraction(int(rate[3]), int(rate[4])) if rate and int(rate[4]) else Fraction(0),
         color_range=values[0],
         matrix=values[1],
         primaries=values[2],
         transfer=values[3],
         chroma_location=location[1] if location else "",
+        time=int(pts[1]) * Fraction(int(rate[1]), int(rate[2])) if pts and rate else None,
     )
 
 

@@ -39,12 +39,18 @@ class Timing:
 
 
 def analyse(
-    ticks: Sequence[int], last_duration: int, time_base: Fraction, hints: Sequence[Fraction], frames: int
+    ticks: Sequence[int],
+    last_duration: int,
+    time_base: Fraction,
+    hints: Sequence[Fraction],
+    frames: int,
+    slack: float = 0.5,
 ) -> Timing:
     """Rate and length of a stream.
 
     ``ticks``: presentation times in units of ``time_base`` (empty: the file has none). ``hints``:
-    rates the file claims, most trusted first. ``frames``: number of packets.
+    rates the file claims, most trusted first. ``frames``: number of packets. ``slack``: how many
+    frames the times of a constant rate may be off.
     """
     hints = [rate for rate in hints if 0 < rate <= 1000]
     if not ticks:
@@ -63,7 +69,7 @@ def analyse(
             (r for r in _STANDARD if abs(r - average) <= average / 50), key=lambda r: (abs(r - average), r)
         )
         for rate in (*hints, *near, average.limit_denominator(100_000)):
-            if _is_constant(offsets, rate, time_base):
+            if _is_constant(offsets, rate, time_base, slack):
                 return Timing(rate, count, first, count / rate, False)
     rate = _variable_rate(offsets, hints)
     gaps = np.diff(np.asarray(ticks, np.int64))
@@ -81,11 +87,11 @@ def _lone_rate(duration: Fraction, hints: Sequence[Fraction]) -> Fraction:
     return FALLBACK_RATE
 
 
-def _is_constant(offsets: np.ndarray, rate: Fraction, time_base: Fraction) -> bool:
-    """True when frame number i at i/rate is never off by half a frame (or the clock's own rounding)."""
+def _is_constant(offsets: np.ndarray, rate: Fraction, time_base: Fraction, slack: float) -> bool:
+    """True when frame number i at i/rate is never off by ``slack`` frames (or the clock's own rounding)."""
     deviation = offsets - np.arange(len(offsets)) / float(rate)
     spread = float(deviation.max() - deviation.min())
-    return spread <= max(2 * float(time_base), 0.5 / float(rate)) * (1 + 1e-9)
+    return spread <= max(2 * float(time_base), slack / float(rate)) * (1 + 1e-9)
 
 
 def _variable_rate(offsets: np.ndarray, hints: Sequence[Fraction]) -> Fraction:

@@ -16,7 +16,7 @@ from src.video.containers import FORMATS, check_container, track_arguments
 from src.video.encoders import Encoder, pick_encoder
 from src.video.paths import commit, same_file, temporary_path
 from src.video.pictures import check_frame, to_8bit
-from src.video.probe import MediaInfo
+from src.video.probe import MediaInfo, loose_format
 from src.video.reader import SCALE_FLAGS, clip_window
 
 log = logging.getLogger(__name__)
@@ -205,7 +205,9 @@ class VideoWriter:
             if encoder.codec == "hevc":
                 args += ["-tag:v", "hvc1"]  # the name Apple's players look for
         args += ["-fps_mode", "passthrough", "-f", FORMATS[extension], ffmpeg.url(temporary)]
-        return args if self._source is None else [*args, *ffmpeg.keep_clock(f"1:{self._source.video_index}", True)]
+        if self._source is None:
+            return args
+        return [*args, *ffmpeg.keep_clock(f"1:{self._source.video_index}", loose_format(self._source.format))]
 
     def _source_arguments(self) -> tuple[int, list[str], list[str]]:
         """Delay of the video in frames, the second input, and the limit of the output.
