@@ -67,12 +67,22 @@ def _default_text(item: dataclasses.Field[Any]) -> str:
 
 
 def protect_names(arguments: Sequence[str]) -> list[str]:
-    """Join ``-i NAME`` into one word, so that a file name may begin with a dash."""
-    out, rest = [], iter(arguments)
-    for word in rest:
-        if word in ("-i", "--input"):
-            name = next(rest, None)
-            out.append(word if name is None else f"--input={name}")
+    """Help argparse where a file name could be taken for something else.
+
+    ``-i NAME`` becomes one word, so that a name may begin with a dash; a bare ``--color-fix`` gets its
+    value, so that it does not swallow the output that follows.
+    """
+    bare = {
+        flag: item for item in dataclasses.fields(Options) if item.metadata["const"] for flag in item.metadata["flags"]
+    }
+    out: list[str] = []
+    words = list(arguments)
+    while words:
+        word = words.pop(0)
+        if word in ("-i", "--input") and words:
+            out.append(f"--input={words.pop(0)}")
+        elif word in bare and not (words and words[0] in bare[word].metadata["choices"]):
+            out.append(f"{word}={bare[word].metadata['const']}")
         else:
             out.append(word)
     return out
@@ -97,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             logging.getLogger("src").exception("details:")
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except Exception as error:  # noqa: BLE001 (the last line of defence: one line, not a traceback)
+    except Exception as error:
         if verbose:
             logging.getLogger("src").exception("details:")
         name = type(error).__name__

@@ -23,7 +23,7 @@ def resolve_device(name: str) -> torch.device:
     device = torch.device(name)
     if device.type == "cuda":
         if not cuda:
-            raise DeviceError(f"--device {name}: this PyTorch ({torch.__version__}) sees no CUDA card; use --device cpu")
+            raise DeviceError(f"--device {name}: PyTorch {torch.__version__} sees no CUDA card; use --device cpu")
         if (device.index or 0) >= torch.cuda.device_count():
             raise DeviceError(f"--device {name}: there are only {torch.cuda.device_count()} CUDA cards, counted from 0")
     if device.type == "mps" and not mps:
@@ -33,7 +33,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """``auto`` is bf16 where the device computes in it, else fp16 on a GPU and fp32 on a CPU. Logged with the reason."""
+    """``auto`` is bf16 where the device computes in it, else fp16 on a GPU, fp32 on a CPU. The reason is logged."""
     if name != "auto":
         log.info("dtype: %s (asked for)", name)
         return DTYPES[name]

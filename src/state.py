@@ -43,6 +43,12 @@ class KVCache:
             self.values[:, where] = values[:, start : start + length]
             self.order.append(slot)
 
+    def tokens(self) -> tuple[Tensor, Tensor]:
+        """Keys and values of all slots: (heads, slots * n * 128, d), slots that ``order`` does not name included."""
+        if self.keys is None or self.values is None:
+            raise ValueError("an empty KV cache has no tokens: append comes first")
+        return self.keys, self.values
+
     def trim(self) -> None:
         """Forget all but the last ``kv_len`` window-frames (called after the chunk's attention)."""
         self.order = self.order[-self.kv_len :]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 GOLDEN = Path(__file__).parent / "golden"
 
 
-@lru_cache(maxsize=None)
+@cache
 def golden(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors (all floats as float32) and the config of one golden file."""
     tensors = {}

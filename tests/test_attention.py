@@ -77,7 +77,9 @@ def test_bf16_on_the_cpu_stays_near():
     assert (low - expected).norm() / expected.norm() < 1e-2
 
 
-@pytest.mark.parametrize(("asked", "kind"), [("auto", "block"), ("sage", "sage"), ("block", "block"), ("dense", "dense")])
+@pytest.mark.parametrize(
+    ("asked", "kind"), [("auto", "block"), ("sage", "sage"), ("block", "block"), ("dense", "dense")]
+)
 def test_resolved_once_and_logged(asked, kind, caplog):
     caplog.set_level("INFO")
     options = Options(attention=asked, sparse_ratio=1.5)

@@ -121,7 +121,11 @@ def test_the_module_remembers_nothing(dit):
 CASES = [case for case in golden("block_mask_unit")[1]["cases"] if "error" not in case]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c['set']}.{c['variant']}.local{c['local_range']}.topk{c['topk']}")
+def case_name(case):
+    return f"{case['set']}.{case['variant']}.local{case['local_range']}.topk{case['topk']}"
+
+
+@pytest.mark.parametrize("case", CASES, ids=case_name)
 def test_masks_are_bit_equal(case):
     data = golden("block_mask_unit")[0]
     local = local_mask(*case["grid"], case["local_range"])

@@ -58,7 +58,8 @@ class Recorded:
         settings.setdefault("attention", attention())
         attention_ = settings.pop("attention")
         self.latents, self.raw, self.tokens = [], [], []
-        pipeline = pipeline_class(golden_models(pipeline_class.mode, kind), attention_, reference_quirks=True, **settings)
+        models = golden_models(pipeline_class.mode, kind)
+        pipeline = pipeline_class(models, attention_, reference_quirks=True, **settings)
         self._spy(pipeline, "_denoise", self.latents)
         self._spy(pipeline, "decode", self.raw)
         pipeline.models.projector.register_forward_hook(lambda m, i, out: self.tokens.append(out))

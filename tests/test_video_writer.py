@@ -125,9 +125,7 @@ def test_deep_frames(tmp_path):
 def test_audio_is_copied_and_nothing_is_cut(tmp_path):
     out = tmp_path / "o.mp4"
     write(out, SAMPLE)
-    packets = [
-        ffmpeg("-i", path, "-map", "0:a", "-c", "copy", "-f", "data", "-").stdout for path in (SAMPLE, out)
-    ]
+    packets = [ffmpeg("-i", path, "-map", "0:a", "-c", "copy", "-f", "data", "-").stdout for path in (SAMPLE, out)]
     assert packets[0] == packets[1]
     assert len(packets[0]) > 1000
     info = probe(out)
@@ -331,6 +329,7 @@ def test_bitmap_subtitles_only_in_mkv(tmp_path, caplog):
 
 def _pgs_packet() -> bytes:
     """One empty PGS display set."""
+
     def segment(kind: int, body: bytes) -> bytes:
         return b"PG" + (9000).to_bytes(4, "big") + bytes(4) + bytes([kind]) + len(body).to_bytes(2, "big") + body
 
@@ -482,9 +481,7 @@ def test_vanished_folder(tmp_path):
         writer.close()
 
 
-@pytest.mark.parametrize(
-    "name", ["with space.mp4", "it's \"q\".mp4", "-dash.mp4", "100%d.mp4", "日本 é.mp4", "a:b.mp4"]
-)
+@pytest.mark.parametrize("name", ["with space.mp4", 'it\'s "q".mp4', "-dash.mp4", "100%d.mp4", "日本 é.mp4", "a:b.mp4"])
 def test_names(tmp_path, name, monkeypatch):
     if os.name == "nt" and set(name) & set('":'):
         pytest.skip("Windows has no such names")

@@ -93,7 +93,13 @@ class Block(nn.Module):
         self.modulation = nn.Parameter(torch.zeros(1, 6, config.dim))
 
     def forward(
-        self, x: Tensor, constants: DiTConstants, index: int, rope: tuple[Tensor, Tensor], plan: AttentionPlan, cache: KVCache
+        self,
+        x: Tensor,
+        constants: DiTConstants,
+        index: int,
+        rope: tuple[Tensor, Tensor],
+        plan: AttentionPlan,
+        cache: KVCache,
     ) -> Tensor:
         """x (L, D) -> (L, D); ``index``: this block's place among the constants."""
         shift1, scale1, gate1, shift2, scale2, gate2 = constants.modulation[index]
@@ -125,7 +131,9 @@ class DiT(nn.Module):
         self.config = config
         dim = config.dim
         self.patch_embedding = nn.Conv3d(config.in_dim, dim, config.patch_size, stride=config.patch_size)
-        self.text_embedding = nn.Sequential(nn.Linear(config.text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim))
+        self.text_embedding = nn.Sequential(
+            nn.Linear(config.text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim)
+        )
         self.time_embedding = nn.Sequential(nn.Linear(config.freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, dim * 6))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
@@ -140,7 +148,8 @@ class DiT(nn.Module):
         t = self.time_embedding(embedded)  # (1, D)
         t_mod = self.time_projection(t).unflatten(1, (6, -1))  # (1, 6, D)
         text = self.text_embedding(prompt[0].to(dtype))
-        cross = [block.cross_attn.constants(text) for block in self.blocks]
+        attentions = [block.cross_attn for block in self.blocks]
+        cross = [attention.constants(text) for attention in attentions if isinstance(attention, CrossAttention)]
         return DiTConstants(
             modulation=[(block.modulation + t_mod)[0] for block in self.blocks],
             head=(self.head.modulation + t[:, None])[0],

@@ -80,8 +80,7 @@ def upsampling_kernels(grow: TGrow, conv: nn.Conv2d) -> list[Tensor]:
     # Along each axis, output tap t collects the kernel's taps 2 - t and 3 - t.
     spread = torch.tensor([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], dtype=torch.float32, device=merged.device)
     kernels = torch.einsum("s i o y x, p y, q x -> s i o p q", merged, spread, spread)
-    memory = torch.channels_last if conv.weight.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
-    return [kernel.to(conv.weight.dtype).contiguous(memory_format=memory) for kernel in kernels]
+    return [kernel.to(conv.weight.dtype).contiguous(memory_format=torch.channels_last) for kernel in kernels]
 
 
 class TCDecoder(nn.Module):
@@ -128,11 +127,8 @@ class TCDecoder(nn.Module):
         # On a CPU one frame at a time stays in the cache: half the time of a batch, and a quarter of the memory.
         parts = x.split(1) if x.device.type == "cpu" else (x,)
         rgb = torch.cat([self._to_rgb(part, constants.upsample[2]) for part in parts])
-        if self.config.residual:
-            # In the condition's own precision: it is the picture, the output only a correction.
-            rgb = rgb.to(condition.dtype).mul_(2).add_(condition)
-        else:
-            rgb = rgb.mul_(2).sub_(1)
+        # In the condition's own precision: with a residual it is the picture, the output only a correction.
+        rgb = rgb.to(condition.dtype).mul_(2).add_(condition if self.config.residual else -1)
         return rgb[TRIM:] if first else rgb
 
     def _features(self, latents: Tensor, condition: Tensor) -> Tensor:

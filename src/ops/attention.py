@@ -67,22 +67,21 @@ class AttentionPlan:
         q, k, v (H, g * n * 128, d) in window order, rotated. Returns (H, g * n * 128, d).
         """
         cache.append(k, v, self.windows)
-        if cache.keys is None or cache.values is None:
-            raise RuntimeError("the KV cache is empty after append")
         if self.attention.kind == "dense":
             out = self._dense(q, cache)
         else:
             mask, columns = self._select(q, cache)
             if self.attention.observe is not None:
                 self.attention.observe(mask)
-            out = sparse_attention(q, cache.keys, cache.values, mask, self.attention.block_k, columns)
+            out = sparse_attention(q, *cache.tokens(), mask, self.attention.block_k, columns)
         cache.trim()
         return out
 
     def _dense(self, q: Tensor, cache: KVCache) -> Tensor:
         length = self.windows * WINDOW_LENGTH
-        tokens = [torch.cat([x[:, s * length : (s + 1) * length] for s in cache.order], 1) for x in (cache.keys, cache.values)]
-        return F.scaled_dot_product_attention(q[None], tokens[0][None], tokens[1][None])[0]
+        slots = [slice(slot * length, (slot + 1) * length) for slot in cache.order]
+        keys, values = (torch.cat([x[:, where] for where in slots], dim=1) for x in cache.tokens())
+        return F.scaled_dot_product_attention(q[None], keys[None], values[None])[0]
 
     def _select(self, q: Tensor, cache: KVCache) -> tuple[Tensor, Tensor]:
         """The block mask with its columns in time order, and the key block each column stands for."""
@@ -95,7 +94,7 @@ class AttentionPlan:
         if self.pairs is None:
             return visible.expand(q.shape[0], -1, -1), columns
         q_means = block_means(q, WINDOW_LENGTH)
-        k_means = block_means(cache.keys, block_k)[:, columns]  # type: ignore[arg-type]
+        k_means = block_means(cache.tokens()[0], block_k)[:, columns]
         quirks = self.attention.reference_quirks
         return select_blocks(q_means, k_means, visible, self.windows, self.pairs, quirks), columns
 

@@ -48,8 +48,8 @@ def select_blocks(
     """(H, q blocks, k blocks) bool: the visible pairs of highest probability.
 
     q_means (H, g * n, d), k_means (H, s * n * r, d), visible (g * n, s * n * r), windows n. Per head
-    and query window-frame the softmax probabilities of all its pairs compete for ``pairs`` places. A query block may end
-    up with no key block: its attention is 0. With ``reference_quirks`` the comparison with
+    and query window-frame the softmax probabilities of all its pairs compete for ``pairs`` places. A query
+    block may end up with no key block: its attention is 0. With ``reference_quirks`` the comparison with
     the (pairs + 1)-th largest is strict, as in the original, which can drop one visible pair more.
     """
     heads, q_blocks, width = q_means.shape

@@ -65,9 +65,7 @@ def analyse(
     offsets = (np.asarray(ticks, np.int64) - ticks[0]).astype(np.float64) * float(time_base)
     if span > 0:
         average = (count - 1) / span
-        near = sorted(
-            (r for r in _STANDARD if abs(r - average) <= average / 50), key=lambda r: (abs(r - average), r)
-        )
+        near = sorted((r for r in _STANDARD if abs(r - average) <= average / 50), key=lambda r: (abs(r - average), r))
         for rate in (*hints, *near, average.limit_denominator(100_000)):
             if _is_constant(offsets, rate, time_base, slack):
                 return Timing(rate, count, first, count / rate, False)
