@@ -137,7 +137,7 @@ def _talk(quiet: bool, verbose: bool) -> None:
 def _upscale(options: Options, quiet: bool) -> int:
     from tqdm import tqdm
 
-    from src.upscale import Progress, upscale_file
+    from src.engine import Progress, upscale_file
 
     with tqdm(unit="frame", disable=quiet, dynamic_ncols=True, leave=False) as bar:
 

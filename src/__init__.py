@@ -24,9 +24,9 @@ _HOMES = {
     "FlowMatchScheduler": "src.schedulers.flow_match",
     "ModelManager": "src.models.manager",
     "Options": "src.config",
-    "Result": "src.upscale",
-    "upscale": "src.upscale",
-    "upscale_file": "src.upscale",
+    "Result": "src.engine",
+    "upscale": "src.engine",
+    "upscale_file": "src.engine",
 }
 __all__ = sorted([*_HOMES, "__version__"])
 

@@ -14,7 +14,7 @@ FLOORS = [
     {"toolbox"},
     {"models"},
     {"pipelines"},
-    {"upscale"},
+    {"engine"},
     {"ui", "run", "webui"},
 ]
 FILES = sorted([*ROOT.glob("src/**/*.py"), *ROOT.glob("toolbox/**/*.py"), ROOT / "run.py", *ROOT.glob("webui.py")])
