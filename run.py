@@ -139,13 +139,19 @@ def _upscale(options: Options, quiet: bool) -> int:
 
     from src.engine import Progress, upscale_file
 
-    with tqdm(unit="frame", disable=quiet, dynamic_ncols=True, leave=False) as bar:
+    bars: list[tqdm[Any]] = []  # made with the first frames: until then only log lines are shown
 
-        def show(progress: Progress) -> None:
-            bar.total = progress.expected
-            bar.update(progress.frames - bar.n)
+    def show(progress: Progress) -> None:
+        if not bars:
+            bars.append(tqdm(total=progress.expected, unit="frame", dynamic_ncols=True, leave=False))
+            bars[0].start_t -= progress.seconds
+        bars[0].update(progress.frames - bars[0].n)
 
-        result = upscale_file(options, progress=show)
+    try:
+        result = upscale_file(options, progress=None if quiet else show)
+    finally:
+        for bar in bars:
+            bar.close()
     memory = "" if result.peak_memory is None else f", {result.peak_memory / 2**30:.1f} GiB at most"
     print(
         f"{result.frames} frames of {result.width}x{result.height} in {result.seconds:.1f} s"

@@ -285,6 +285,13 @@ class Options:
         7, "1 smallest file, 10 best picture", flags=("-q", "--quality"), bounds=(1, 10), kind="int", group="output"
     )
     codec: str = option("h264", "video codec", flags=("--codec",), choices=("h264", "hevc", "av1"), group="output")
+    encoder: str = option(
+        "software",
+        "auto: a hardware encoder, if a trial with it succeeds",
+        flags=("--encoder",),
+        choices=("software", "auto"),
+        group="output",
+    )
 
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
 
 from src.config import Options
 from src.device import keep_freed_memory, peak_memory, resolve_device, resolve_dtype
@@ -161,13 +160,11 @@ def _run(
     """Read, compute and write side by side. Returns the number of frames written."""
     began, done = time.perf_counter(), 0
 
-    def write(part: Tensor) -> None:
-        for frame in to_uint8(part).cpu().numpy():
-            sink.write(frame)
-
-    with Ahead(source, READ_AHEAD) as incoming, Behind(write, max(1, WRITE_BEHIND // 4)) as outgoing:
+    # The threads only move bytes: PyTorch in a second thread would start a second set of workers.
+    with Ahead(source, READ_AHEAD) as incoming, Behind(sink.write, WRITE_BEHIND) as outgoing:
         for part in pipeline.stream(incoming, source.height, source.width, options.scale):
-            outgoing.put(part)
+            for frame in to_uint8(part).cpu().numpy():
+                outgoing.put(frame)
             done += part.shape[0]
             if progress is not None:
                 progress(Progress(done, source.frames_expected, time.perf_counter() - began))
@@ -191,6 +188,7 @@ def _open_sink(target: Path, options: Options, source: Source, geometry: Geometr
         start=options.start,
         end=options.end,
         overwrite=options.overwrite,
+        hardware="auto" if options.encoder == "auto" else "off",
     )
 
 

@@ -44,8 +44,12 @@ class MemBlock(nn.Module):
 
     def forward(self, x: Tensor, past: Tensor) -> Tensor:
         """x (T, C, h, w), past (1, C, h, w): x of the step before the first."""
-        shifted = past if x.shape[0] == 1 else torch.cat([past, x[:-1]])
-        return self.conv(torch.cat([x, shifted], dim=1)).add_(x).relu_()
+        channels = x.shape[1]
+        both = _empty((x.shape[0], 2 * channels, *x.shape[2:]), x)
+        both[:, :channels] = x
+        both[:1, channels:] = past
+        both[1:, channels:] = x[:-1]
+        return self.conv(both).add_(x).relu_()
 
 
 class TGrow(nn.Module):
@@ -122,11 +126,12 @@ class TCDecoder(nn.Module):
             for index in range(grow - 4, grow - 1):
                 x = self._remember(index, x, state)
             if stage < 2:
-                steps = [F.conv_transpose2d(x, k, stride=2, padding=1) for k in constants.upsample[stage]]
-                x = steps[0] if len(steps) == 1 else _interleave(steps)
+                x = _grow(x, constants.upsample[stage])
         # On a CPU one frame at a time stays in the cache: half the time of a batch, and a quarter of the memory.
         parts = x.split(1) if x.device.type == "cpu" else (x,)
-        rgb = torch.cat([self._to_rgb(part, constants.upsample[2]) for part in parts])
+        rgb = _empty((x.shape[0] * 2, 3, x.shape[2] * 2, x.shape[3] * 2), x)
+        for part, frames in zip(parts, rgb.split(parts[0].shape[0] * 2), strict=True):
+            self._to_rgb(part, constants.upsample[2], frames)
         # In the condition's own precision: with a residual it is the picture, the output only a correction.
         rgb = rgb.to(condition.dtype).mul_(2).add_(condition if self.config.residual else -1)
         return rgb[TRIM:] if first else rgb
@@ -144,17 +149,26 @@ class TCDecoder(nn.Module):
         state.tails[str(index)] = x[-1:].clone()
         return self.decoder[index](x, torch.zeros_like(x[:1]) if past is None else past)
 
-    def _to_rgb(self, x: Tensor, kernels: list[Tensor]) -> Tensor:
-        """The last upsampling and what follows it: (T, C, H/2, W/2) -> (2T, 3, H, W), about 0..1."""
-        frames = []
-        for kernel in kernels:
+    def _to_rgb(self, x: Tensor, kernels: list[Tensor], frames: Tensor) -> None:
+        """The last upsampling and what follows it: (T, C, H/2, W/2) into ``frames`` (2T, 3, H, W), about 0..1."""
+        for step, kernel in enumerate(kernels):
             y = F.conv_transpose2d(x, kernel, stride=2, padding=1)
             for layer in self.decoder[STAGE_GROW[-1] + 2 :]:
                 y = layer(y)
-            frames.append(y)
-        return _interleave(frames)
+            frames[step :: len(kernels)] = y
 
 
-def _interleave(steps: list[Tensor]) -> Tensor:
-    """s tensors (T, ...) -> (T * s, ...): the steps of one time side by side."""
-    return torch.stack(steps, dim=1).flatten(0, 1)
+def _grow(x: Tensor, kernels: list[Tensor]) -> Tensor:
+    """(T, C, h, w) -> (T * s, C', 2h, 2w): one transposed convolution per time step, steps side by side."""
+    if len(kernels) == 1:
+        return F.conv_transpose2d(x, kernels[0], stride=2, padding=1)
+    size = (x.shape[0] * len(kernels), kernels[0].shape[1], x.shape[2] * 2, x.shape[3] * 2)
+    out = _empty(size, x)
+    for step, kernel in enumerate(kernels):
+        out[step :: len(kernels)] = F.conv_transpose2d(x, kernel, stride=2, padding=1)
+    return out
+
+
+def _empty(size: tuple[int, ...], like: Tensor) -> Tensor:
+    """Memory in channels-last order: anything else makes every convolution that follows convert its input."""
+    return torch.empty(size, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)

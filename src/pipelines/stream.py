@@ -138,6 +138,11 @@ class Pipeline(ABC):
         """Decoded, cropped, colour-fixed frames (F, 3, H, W) in [0, 1], as many as the condition has."""
         done, first = 0, state.chunk == 0
         total = condition.shape[0]
+        # Only the picture is decoded: the padding was for the windows of the DiT. The decoder sees the picture's
+        # edge as an edge, as in training.
+        rows, columns = (-(-side // chunks.PIXELS_PER_LATENT) for side in (geometry.out_height, geometry.out_width))
+        latents = latents[..., :rows, :columns]
+        condition = condition[..., : rows * chunks.PIXELS_PER_LATENT, : columns * chunks.PIXELS_PER_LATENT]
         needed = chunks.latents_for_frames(state.chunk, total)
         for begin in range(0, needed, self.latents_at_once):
             with torch.inference_mode():

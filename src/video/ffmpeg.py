@@ -19,6 +19,7 @@ from src.errors import VideoError
 log = logging.getLogger(__name__)
 
 _TAIL_LINES = 40
+_NICENESS = 10
 # Lines that say that FFmpeg failed but never why, and chatter of the encoders.
 _USELESS = re.compile(
     r"^(conversion failed!|error opening (input|output) files?:?.*|exiting normally.*|nothing was written.*"
@@ -57,8 +58,24 @@ def _popen_options() -> dict[str, Any]:
     # Ctrl-C goes to every process of the terminal's foreground group. FFmpeg must not see it: it would
     # finish a half-written file on its own and print over the message of the real program.
     if sys.platform == "win32":
-        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
+        below_normal = subprocess.BELOW_NORMAL_PRIORITY_CLASS  # see _lower_priority
+        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW | below_normal}
+    if sys.version_info >= (3, 11):
+        # A group rather than a session: Linux shares the processor between sessions whatever their priorities.
+        return {"process_group": 0}
     return {"start_new_session": True}
+
+
+def _lower_priority(pid: int) -> None:
+    """Let the model have the processor first: its threads wait for one another, so one that is held up by the
+    encoder holds up all. FFmpeg still gets what it needs, for the model waits for it when its queue is full.
+    """
+    if os.name != "posix":  # on Windows it is a flag of the start
+        return
+    try:
+        os.setpriority(os.PRIO_PROCESS, pid, _NICENESS)
+    except OSError as error:
+        log.debug("FFmpeg keeps its priority (%s)", error)
 
 
 def command(args: Sequence[str]) -> list[str]:
@@ -158,6 +175,7 @@ class Process:
         except OSError as error:
             raise VideoError(f"FFmpeg cannot be started ({error})") from error
         self.pid: int = self._popen.pid
+        _lower_priority(self.pid)
         self._log = self._open(self._popen.stderr)
         self._tail: collections.deque[str] = collections.deque(maxlen=_TAIL_LINES)
         self._drain = threading.Thread(target=self._read_log, name="ffmpeg-log", daemon=True)
