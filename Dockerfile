@@ -8,16 +8,12 @@
 # Downloaded weights go to the volume /weights, never to /app/models: a volume there would hide the
 # embedded nano weights. FFmpeg comes with the Python package imageio-ffmpeg.
 
-FROM ghcr.io/astral-sh/uv:0.8.22 AS uv
-
 FROM nvidia/cuda:12.8.1-runtime-ubuntu24.04
 
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends ca-certificates python3 \
+    && apt-get install --yes --no-install-recommends ca-certificates python3 python3-venv \
     && rm -rf /var/lib/apt/lists/*
-
-COPY --from=uv /uv /usr/local/bin/uv
 
 ENV VIRTUAL_ENV=/opt/venv \
     PATH=/opt/venv/bin:$PATH \
@@ -30,19 +26,17 @@ ENV VIRTUAL_ENV=/opt/venv \
 WORKDIR /app
 COPY requirements.txt ./
 
-# PyTorch first, from its CUDA 12.8 index, in the range that requirements.txt allows; then the rest.
-RUN uv venv --python /usr/bin/python3 "$VIRTUAL_ENV" \
-    && grep '^torch' requirements.txt > /tmp/torch.txt \
-    && uv pip install --no-cache --index-url https://download.pytorch.org/whl/cu128 --requirement /tmp/torch.txt \
-    && uv pip install --no-cache --requirement requirements.txt \
-    && rm /tmp/torch.txt
+# uv takes PyTorch's CUDA 12.8 build, in the range that requirements.txt allows.
+RUN python3 -m venv "$VIRTUAL_ENV" \
+    && pip install --no-cache-dir uv==0.13.9 \
+    && uv pip install --no-cache --torch-backend=cu128 --requirement requirements.txt
 
 COPY . .
 
 # The base image has the user "ubuntu" (1000:1000). New volumes take the owner of these folders.
 RUN mkdir -p /weights /app/outputs && chown ubuntu:ubuntu /weights /app/outputs
 VOLUME ["/weights", "/app/outputs"]
-USER ubuntu
+USER 1000:1000
 
 # A --models-dir given to `docker run` comes later and wins.
 ENTRYPOINT ["python", "run.py", "--models-dir", "/weights"]

@@ -57,7 +57,7 @@ def make_parser() -> Parser:
 
 
 def _metavar(kind: str) -> str:
-    return {"path": "PATH", "time": "TIME", "str": "NAME"}.get(kind, "N")
+    return {"path": "PATH", "target": "PATH", "time": "TIME", "str": "NAME"}.get(kind, "N")
 
 
 def _default_text(item: dataclasses.Field[Any]) -> str:

@@ -6,6 +6,7 @@ Standard library only, so that ``run.py --help`` stays instant.
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -138,7 +139,7 @@ def option(
 ) -> Any:
     """Declare one option: its default, help, flags, choices, bounds and display group.
 
-    ``kind``: str, path, int, float, fraction, time or flag. ``const``: the value of a bare flag
+    ``kind``: str, path, target, int, float, fraction, time or flag. ``const``: the value of a bare flag
     that may also take one. ``aliases``: other words for a choice. The command line, the web page and the API are made from this.
     """
     return field(
@@ -163,135 +164,38 @@ class Options:
     Values may be given as text (as a command line has them) or in their own type.
     """
 
-    input: Path = option(
-        None, "video, picture, or folder of pictures", flags=("-i", "--input"), kind="path", group="files"
-    )
-    output: Path = option(Path("outputs"), "output folder or file", kind="path", group="files")
+    # One option, one line.
+    # fmt: off
+    input: Path = option(None, "video, picture, or folder of pictures", flags=("-i", "--input"), kind="path", group="files")
+    output: str = option("outputs", "output folder or file; a trailing slash makes it a folder", kind="target", group="files")
     overwrite: bool = option(False, "replace an existing output", flags=("--overwrite",), kind="flag", group="files")
-    start: Fraction | None = option(
-        None,
-        "start at this time of the input: seconds or [HH:]MM:SS[.s]",
-        flags=("--start",),
-        kind="time",
-        group="files",
-    )
-    end: Fraction | None = option(
-        None, "stop at this time of the input: seconds or [HH:]MM:SS[.s]", flags=("--end",), kind="time", group="files"
-    )
+    start: Fraction | None = option(None, "start at this time of the input: seconds or [HH:]MM:SS[.s]", flags=("--start",), kind="time", group="files")
+    end: Fraction | None = option(None, "stop at this time of the input: seconds or [HH:]MM:SS[.s]", flags=("--end",), kind="time", group="files")
 
-    scale: Fraction = option(
-        Fraction(4),
-        "enlargement, 1-4, fractions too (1.5 or 3/2)",
-        flags=("-s", "--scale"),
-        bounds=(1, 4),
-        kind="fraction",
-        group="model",
-    )
-    mode: str = option(
-        "tiny",
-        "tiny: fast; tiny-long: least memory; full: Wan VAE decoder, best",
-        flags=("-m", "--mode"),
-        choices=("tiny", "tiny-long", "full"),
-        group="model",
-    )
-    model: str = option(
-        "auto",
-        "weights to use; auto: 1.1 if present or (with a GPU) downloadable, otherwise the embedded nano",
-        flags=("-v", "--model"),
-        choices=("auto", "nano", "1.0", "1.1"),
-        group="model",
-        aliases={"10": "1.0", "11": "1.1"},
-    )
-    models_dir: Path = option(
-        Path("models"), "folder of the weights", flags=("--models-dir",), kind="path", group="model"
-    )
-    color_fix: str = option(
-        "wavelet",
-        "match the colours of the input (bare flag: adain)",
-        flags=("--color-fix",),
-        choices=("none", "adain", "wavelet"),
-        group="model",
-        const="adain",
-    )
-    seed: int = option(
-        0, "seed of the starting noise", flags=("--seed",), bounds=(0, 2**63 - 1), kind="int", group="model"
-    )
+    scale: Fraction = option(Fraction(4), "enlargement, 1-4, fractions too (1.5 or 3/2)", flags=("-s", "--scale"), bounds=(1, 4), kind="fraction", group="model")
+    mode: str = option("tiny", "tiny: fast; tiny-long: least memory; full: Wan VAE decoder, best", flags=("-m", "--mode"), choices=("tiny", "tiny-long", "full"), group="model")
+    model: str = option("auto", "weights to use; auto: 1.1 if present or (with a GPU) downloadable, otherwise the embedded nano", flags=("-v", "--model"), choices=("auto", "nano", "1.0", "1.1"), group="model", aliases={"10": "1.0", "11": "1.1"})
+    models_dir: Path = option(Path("models"), "folder of the weights", flags=("--models-dir",), kind="path", group="model")
+    color_fix: str = option("wavelet", "match the colours of the input (bare flag: adain)", flags=("--color-fix",), choices=("none", "adain", "wavelet"), group="model", const="adain")
+    seed: int = option(0, "seed of the starting noise", flags=("--seed",), bounds=(0, 2**63 - 1), kind="int", group="model")
 
     device: str = option("auto", "auto, cpu, cuda, cuda:N or mps", flags=("-d", "--device"), group="compute")
-    dtype: str = option(
-        "auto",
-        "number format of the model",
-        flags=("-t", "--dtype"),
-        choices=("auto", "fp32", "fp16", "bf16"),
-        group="compute",
-    )
-    attention: str = option(
-        "auto",
-        "sage: INT8 kernel; block: 128-token blocks; dense: no block selection",
-        flags=("-a", "--attention"),
-        choices=("auto", "sage", "block", "dense"),
-        group="compute",
-    )
-    sparse_ratio: float | None = option(
-        None,
-        "attention budget: 1.5 faster, 2.0 steadier (default: the model's)",
-        flags=("--sparse-ratio",),
-        bounds=(0.01, 1000),
-        kind="float",
-        group="compute",
-    )
-    kv_ratio: int | None = option(
-        None,
-        "window-frames kept in the KV cache (default: the model's)",
-        flags=("--kv-ratio",),
-        bounds=(1, 16),
-        kind="int",
-        group="compute",
-    )
-    local_range: int | None = option(
-        None,
-        "width of the local attention window in windows of 128 pixels (default: the model's)",
-        flags=("--local-range",),
-        bounds=(1, 999),
-        kind="int",
-        group="compute",
-    )
+    dtype: str = option("auto", "number format of the model", flags=("-t", "--dtype"), choices=("auto", "fp32", "fp16", "bf16"), group="compute")
+    attention: str = option("auto", "sage: 64-token key blocks; block: 128-token ones; dense: no selection; auto: the best there is", flags=("-a", "--attention"), choices=("auto", "sage", "block", "dense"), group="compute")
+    sparse_ratio: float | None = option(None, "attention budget: 1.5 faster, 2.0 steadier (default: the model's)", flags=("--sparse-ratio",), bounds=(0.01, 1000), kind="float", group="compute")
+    kv_ratio: int | None = option(None, "window-frames kept in the KV cache (default: the model's)", flags=("--kv-ratio",), bounds=(1, 16), kind="int", group="compute")
+    local_range: int | None = option(None, "width of the local attention window in windows of 128 pixels (default: the model's)", flags=("--local-range",), bounds=(1, 999), kind="int", group="compute")
     tiled_vae: bool = option(False, "decode in tiles", flags=("--tiled-vae",), kind="flag", group="compute")
     tiled_dit: bool = option(False, "run the DiT in tiles", flags=("--tiled-dit",), kind="flag", group="compute")
-    tile_size: int | None = option(
-        None, "tile size in input pixels", flags=("--tile-size",), bounds=(32, 4096), kind="int", group="compute"
-    )
-    overlap: int | None = option(
-        None,
-        "overlap of the tiles in input pixels",
-        flags=("--overlap",),
-        bounds=(1, 1024),
-        kind="int",
-        group="compute",
-    )
-    unload_dit: bool = option(
-        False, "move the DiT off the device before decoding", flags=("--unload-dit",), kind="flag", group="compute"
-    )
+    tile_size: int | None = option(None, "tile size in input pixels", flags=("--tile-size",), bounds=(32, 4096), kind="int", group="compute")
+    overlap: int | None = option(None, "overlap of the tiles in input pixels", flags=("--overlap",), bounds=(1, 1024), kind="int", group="compute")
+    unload_dit: bool = option(False, "move the DiT off the device before decoding", flags=("--unload-dit",), kind="flag", group="compute")
 
-    fps: Fraction | None = option(
-        None,
-        "frame rate of a folder of pictures (default 30), or a new constant rate for a video",
-        flags=("-f", "--fps"),
-        bounds=(0.001, 1000),
-        kind="fraction",
-        group="output",
-    )
-    quality: int = option(
-        7, "1 smallest file, 10 best picture", flags=("-q", "--quality"), bounds=(1, 10), kind="int", group="output"
-    )
+    fps: Fraction | None = option(None, "frame rate of a folder of pictures (default 30), or a new constant rate for a video", flags=("-f", "--fps"), bounds=(0.001, 1000), kind="fraction", group="output")
+    quality: int = option(7, "1 smallest file, 10 best picture", flags=("-q", "--quality"), bounds=(1, 10), kind="int", group="output")
     codec: str = option("h264", "video codec", flags=("--codec",), choices=("h264", "hevc", "av1"), group="output")
-    encoder: str = option(
-        "software",
-        "auto: a hardware encoder, if a trial with it succeeds",
-        flags=("--encoder",),
-        choices=("software", "auto"),
-        group="output",
-    )
+    encoder: str = option("software", "auto: a hardware encoder, if a trial with it succeeds", flags=("--encoder",), choices=("software", "auto"), group="output")
+    # fmt: on
 
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
@@ -378,6 +282,7 @@ def _parse_float(value: Any) -> float:
 _PARSERS: dict[str, Any] = {
     "str": str,
     "path": Path,
+    "target": os.fspath,  # text: Path would lose the slash that says "a folder"
     "int": _parse_int,
     "float": _parse_float,
     "fraction": _parse_fraction,
@@ -387,6 +292,7 @@ _PARSERS: dict[str, Any] = {
 _KIND_WORDS = {
     "str": "text",
     "path": "a path",
+    "target": "a path",
     "int": "a whole number",
     "float": "a number",
     "fraction": "a number",

@@ -6,14 +6,16 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from src.config import Options
 from src.device import keep_freed_memory, peak_memory, resolve_device, resolve_dtype
-from src.errors import Cancelled, InputError, OutputExistsError
+from src.errors import Cancelled, DeviceError, InputError, OutputExistsError
 from src.hub import Progress as DownloadProgress
 from src.models.manager import ModelManager, Models
 from src.ops.attention import resolve_attention
@@ -108,8 +110,10 @@ def upscale(frames: Iterable[np.ndarray], options: Options, engine: Engine | Non
             _check_frame(frame, first)
             yield frame
 
-    for part in engine.pipeline.stream(checked(), first.shape[0], first.shape[1], options.scale):
-        yield from to_uint8(part).cpu().numpy()
+    height, width = first.shape[:2]
+    with readable_out_of_memory(Geometry.of(height, width, options.scale)):
+        for part in engine.pipeline.stream(checked(), height, width, options.scale):
+            yield from to_uint8(part).cpu().numpy()
 
 
 def upscale_file(
@@ -136,7 +140,8 @@ def upscale_file(
         with _open_sink(target, options, source, geometry) as sink:
             engine = engine or make_engine(options, download)
             began = time.perf_counter()
-            frames = _run(source, sink, engine.pipeline, options, progress, cancel)
+            with readable_out_of_memory(geometry):
+                frames = _run(source, sink, engine.pipeline, options, progress, cancel)
     seconds = time.perf_counter() - began
     return Result(
         path=target,
@@ -147,6 +152,26 @@ def upscale_file(
         peak_memory=peak_memory(engine.models.device),
         model=engine.release.name,
     )
+
+
+@contextmanager
+def readable_out_of_memory(geometry: Geometry) -> Iterator[None]:
+    """Turn what PyTorch and Python raise when memory runs out into one DeviceError that says what to do."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # Only CUDA has a type of its own for it; on a CPU and on Apple's GPU there are just the words.
+        known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+        if not known and not any(words in str(error) for words in ("can't allocate memory", "out of memory")):
+            raise
+        size = f"{geometry.out_width}x{geometry.out_height}"
+        raise DeviceError(
+            f"out of memory at {size}: use --mode tiny-long, a lower --scale or --model nano ({_first_line(error)})"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _run(

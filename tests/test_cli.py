@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import run
 from src.config import Options
@@ -77,7 +78,7 @@ def test_every_option_reaches_options():
     values = vars(parser.parse_args(run.protect_names(words)))
     values = {k: v for k, v in values.items() if k not in ("quiet", "verbose")}
     options = Options(**values)
-    assert (options.input, options.output) == (Path("-x.mp4"), Path("out"))
+    assert (options.input, options.output) == (Path("-x.mp4"), "out")
     assert (options.mode, options.model, options.color_fix, options.dtype) == ("full", "1.1", "adain", "fp16")
     assert (options.attention, options.sparse_ratio, options.quality, options.unload_dit) == ("dense", 1.5, 3, True)
 
@@ -251,6 +252,25 @@ def test_missing_weights_offline(tmp_path, capsys, picture, monkeypatch):
     )
     assert "HF_HUB_OFFLINE" in line
     assert "LQ_proj_in.ckpt" in line
+    assert not outputs(tmp_path / "out")
+
+
+def test_a_trailing_slash_makes_a_folder(tmp_path, picture):
+    out = tmp_path / "v1.2"
+    assert run.main(["--quiet", "-i", str(picture), f"{out}/", "-v", "nano", "-d", "cpu"]) == 0
+    assert (out / "in_4x.png").exists()
+
+
+@pytest.mark.parametrize("kind", [MemoryError, torch.OutOfMemoryError, RuntimeError])
+def test_out_of_memory(tmp_path, capsys, picture, monkeypatch, kind):
+    from src.pipelines.stream import Pipeline
+
+    def fail(*details):
+        raise kind("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.\nmore lines")
+
+    monkeypatch.setattr(Pipeline, "_denoise", fail)
+    line = refused(capsys, "-i", picture, tmp_path / "out", "-v", "nano", "-d", "cpu")
+    assert "out of memory at 64x64: use --mode tiny-long" in line
     assert not outputs(tmp_path / "out")
 
 

@@ -132,7 +132,7 @@ def test_two_thousand_chunks_hold_no_more_than_two():
     geometry = Geometry.of(128, 128, Fraction(1))
     sizes = []
     frames = torch.zeros(25, 3, 128, 128)
-    with torch.inference_mode():
+    with torch.no_grad():
         for chunk in range(2_000):
             engine._denoise(frames if chunk == 0 else frames[:8], state, plan, geometry, None)
             state.chunk += 1
@@ -195,3 +195,13 @@ def test_attention_kinds_and_cache_lengths(models, kind, kv_len):
     state = engine.new_state()
     list(engine.stream(clip(60, 8, 8), 8, 8, 2, state=state))
     assert all(len(cache.order) == kv_len for cache in state.caches)
+
+
+def test_no_mode_leaks_to_the_caller(models):
+    """Between two pieces of output the caller's own gradients work, and the frames are ordinary tensors."""
+    with torch.enable_grad():
+        for part in pipeline(models, "tiny").stream(clip(30, 8, 8), 8, 8, 2):
+            assert torch.is_grad_enabled()
+            assert not torch.is_inference_mode_enabled()
+            part.mul_(2)
+            assert not part.requires_grad

@@ -52,9 +52,8 @@ class ModelManager:
 
     def choose(self, name: str, mode: str) -> Release:
         """The release called ``name``, or for "auto" the one that fits; the reason is logged."""
-        gpu = self.device.type == "cuda"
-        vram = torch.cuda.mem_get_info(self.device)[1] if gpu else None
-        return choose_release(name, mode, self.models_dir, has_gpu=gpu, vram=vram)[0]
+        vram = torch.cuda.mem_get_info(self.device)[1] if self.device.type == "cuda" else None
+        return choose_release(name, mode, self.models_dir, has_gpu=self.device.type != "cpu", vram=vram)[0]
 
     def load(self, release: Release, mode: str, progress: Progress | None = None) -> Models:
         """The models that ``mode`` needs. Raises WeightsError (missing, damaged, foreign) and DownloadError."""
@@ -78,7 +77,7 @@ class ModelManager:
         else:
             decoder = part("tcdecoder", lambda: TCDecoder(config.tcdecoder))
         prompt = read_prompt(paths["prompt"], config.dit.text_dim, self.device, torch.float32, wrong["prompt"])
-        with torch.inference_mode():
+        with torch.no_grad():
             constants = dit.constants(prompt)
         return Models(config, dit, constants, projector, decoder, self.device, self.dtype)
 

@@ -96,19 +96,21 @@ class Pipeline(ABC):
         window: Tensor | None = None
         shown = 0
         while shown < source.read or not source.ended:
-            with torch.inference_mode():
-                count = chunks.frames_out(state.chunk)
-                fresh = source.take(count + (chunks.LOOK_AHEAD if state.chunk == 0 else 0))
-                if fresh is None:  # an empty input, or one that ended exactly here
-                    return
-                window = fresh if window is None else torch.cat([window, fresh])
-                wanted = min(count, source.read - shown) if not self.reference_quirks else count
-                latents = self._denoise(fresh, state, plan, geometry, noise)
+            count = chunks.frames_out(state.chunk)
+            fresh = source.take(count + (chunks.LOOK_AHEAD if state.chunk == 0 else 0))
+            if fresh is None:  # an empty input
+                return
+            window = fresh if window is None else torch.cat([window, fresh])
+            wanted = count if self.reference_quirks else min(count, source.read - shown)
+            latents = self._denoise(fresh, state, plan, geometry, noise)
             yield from self._decode_chunk(latents, window[:wanted], state, geometry)
             window = window[count:].clone()  # the look-ahead: its frames are shown by the next chunk
             shown += wanted
             state.chunk += 1
 
+    # no_grad stands on what computes, not on the generators: a mode must not leak to whoever iterates.
+
+    @torch.no_grad()
     def _denoise(
         self, lq: Tensor, state: StreamState, plan: AttentionPlan, geometry: Geometry, noise: Tensor | None
     ) -> Tensor:
@@ -145,13 +147,13 @@ class Pipeline(ABC):
         condition = condition[..., : rows * chunks.PIXELS_PER_LATENT, : columns * chunks.PIXELS_PER_LATENT]
         needed = chunks.latents_for_frames(state.chunk, total)
         for begin in range(0, needed, self.latents_at_once):
-            with torch.inference_mode():
-                part = latents[:, :, begin : min(begin + self.latents_at_once, needed)]
-                frames = part.shape[2] * chunks.LATENT_FRAMES - (3 if first and begin == 0 else 0)
-                out = self._decode_part(part, condition[done : done + frames], frames, state)
-                yield self._finish(out, condition[done : done + frames], geometry)
+            part = latents[:, :, begin : min(begin + self.latents_at_once, needed)]
+            frames = part.shape[2] * chunks.LATENT_FRAMES - (3 if first and begin == 0 else 0)
+            lq = condition[done : done + frames]
+            yield self._finish(self._decode_part(part, lq, frames, state), lq, geometry)
             done += frames
 
+    @torch.no_grad()
     def _decode_part(self, latents: Tensor, condition: Tensor, frames: int, state: StreamState) -> Tensor:
         shown = condition.shape[0]
         full = condition
@@ -159,6 +161,7 @@ class Pipeline(ABC):
             full = torch.cat([condition, condition[-1:].expand(frames - shown, -1, -1, -1)])
         return self.decode(latents, full, state.decoder)[:shown]
 
+    @torch.no_grad()
     def _finish(self, frames: Tensor, lq: Tensor, geometry: Geometry) -> Tensor:
         """Crop the padding, fix the colours against the LQ frames: (F, 3, H, W) in [-1, 1] -> [0, 1], float32."""
         # Cropped first: the padding is no part of the picture and must not weigh in its colours.
