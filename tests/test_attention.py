@@ -45,7 +45,7 @@ def test_memory_bound_changes_nothing(monkeypatch):
     q, k, v = torch.randn(2, 512, 64), torch.randn(2, 1024, 64), torch.randn(2, 1024, 64)
     mask = torch.rand(2, 4, 16) < 0.5
     whole = sparse_attention(q, k, v, mask, 64)
-    monkeypatch.setattr(module, "_GATHER_BYTES", 1)  # one row at a time
+    monkeypatch.setattr(module, "_CPU_GATHER_BYTES", 1)  # one row at a time
     monkeypatch.setattr(module, "_MAX_GROUPS", 1)  # and every row padded to the longest
     assert_close(sparse_attention(q, k, v, mask, 64), whole, 1e-6)
 

@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 QUERY_BLOCK = 128
-_GATHER_BYTES = 4 << 20  # gathered keys and values held at once
+# Gathered keys and values held at once: on a CPU what its cache holds, on a GPU enough to fill it.
+_CPU_GATHER_BYTES = 4 << 20
+_GATHER_BYTES = 256 << 20
 _MAX_GROUPS = 16  # distinct block counts before rows are padded to a common count
 
 
@@ -22,27 +24,28 @@ def sparse_attention(
     q (H, Lq, d) with Lq a multiple of 128; k, v (H, Lk, d) with Lk a multiple of ``block_k``;
     mask (H, Lq / 128, columns) bool; columns: the key block of each mask column (default: in order).
     Scale 1/sqrt(d). Returns (H, Lq, d); the rows of a query block without any key block are 0.
-    Memory beyond the result is bounded by about 64 MiB of gathered keys and values.
+    Memory beyond the result is bounded: 4 MiB of gathered keys and values on a CPU, 256 MiB elsewhere, or one row.
     """
     heads, length, width = q.shape
     q_blocks = length // QUERY_BLOCK
     if columns is None:
         columns = torch.arange(k.shape[1] // block_k, device=k.device)
     rows_q = q.reshape(heads * q_blocks, QUERY_BLOCK, width)
-    keys = k.unflatten(1, (-1, block_k))  # (H, blocks, block_k, d)
-    values = v.unflatten(1, (-1, block_k))
+    blocks = k.shape[1] // block_k
+    keys, values = (x.reshape(heads * blocks, block_k * width) for x in (k, v))  # a block is one long row
     selected = mask.reshape(heads * q_blocks, -1)
     counts = selected.sum(-1)
     out = torch.zeros_like(rows_q)
+    budget = _CPU_GATHER_BYTES if q.device.type == "cpu" else _GATHER_BYTES
     for count in _group_counts(counts):
         members = ((counts <= count[1]) & (counts > count[0])).nonzero().squeeze(1)
         per_row = 2 * count[1] * block_k * width * k.element_size()
-        for rows in members.split(max(1, _GATHER_BYTES // per_row)):
+        for rows in members.split(max(1, budget // per_row)):
             # A stable descending sort lists the selected columns first, in order.
             picked = selected[rows].to(torch.uint8).argsort(dim=-1, descending=True, stable=True)[:, : count[1]]
-            blocks, head = columns[picked], (rows // q_blocks)[:, None]
+            chosen = ((rows // q_blocks)[:, None] * blocks + columns[picked]).flatten()
             bias = _padding_bias(counts[rows], count[1], block_k, q.dtype)
-            k_rows, v_rows = (x[head, blocks].flatten(1, 2) for x in (keys, values))  # (rows, count * block_k, d)
+            k_rows, v_rows = (x.index_select(0, chosen).view(len(rows), -1, width) for x in (keys, values))
             out[rows] = _attend(rows_q[rows], k_rows, v_rows, bias)
     return out.view(heads, length, width)
 
