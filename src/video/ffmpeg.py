@@ -19,7 +19,7 @@ from src.errors import VideoError
 log = logging.getLogger(__name__)
 
 _TAIL_LINES = 40
-_NICENESS = 10
+_NICENESS = 19
 # Lines that say that FFmpeg failed but never why, and chatter of the encoders.
 _USELESS = re.compile(
     r"^(conversion failed!|error opening (input|output) files?:?.*|exiting normally.*|nothing was written.*"
