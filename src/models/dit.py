@@ -39,8 +39,8 @@ class DiTConstants:
     t_mod: Tensor
 
 
-class SelfAttention(nn.Module):
-    """Projections and norms of self-attention; RMS norm over the whole width, before RoPE."""
+class Projections(nn.Module):
+    """What both kinds of attention have: four projections, and RMS norms of Q and K over the whole width."""
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
@@ -48,35 +48,37 @@ class SelfAttention(nn.Module):
         self.heads = config.num_heads
         self.q, self.k, self.v, self.o = (nn.Linear(dim, dim) for _ in range(4))
         self.norm_q, self.norm_k = RMSNorm(dim, config.eps), RMSNorm(dim, config.eps)
+
+    def split(self, x: Tensor) -> Tensor:
+        """(L, D) -> (H, L, d)"""
+        return rearrange(x, "l (n d) -> n l d", n=self.heads)
+
+    def output(self, x: Tensor) -> Tensor:
+        """(H, L, d) -> (L, D), projected."""
+        return self.o(rearrange(x, "n l d -> l (n d)"))
+
+
+class SelfAttention(Projections):
+    """Sparse attention of a chunk over itself and the cache; Q and K are rotated after their norms."""
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], plan: AttentionPlan, cache: KVCache) -> Tensor:
         """x (L, D) in window order -> (L, D)."""
-        q = rotate(rearrange(self.norm_q(self.q(x)), "l (n d) -> n l d", n=self.heads), rope)
-        k = rotate(rearrange(self.norm_k(self.k(x)), "l (n d) -> n l d", n=self.heads), rope)
-        v = rearrange(self.v(x), "l (n d) -> n l d", n=self.heads)
-        return self.o(rearrange(plan.attend(q, k, v, cache), "n l d -> l (n d)"))
+        q = rotate(self.split(self.norm_q(self.q(x))), rope)
+        k = rotate(self.split(self.norm_k(self.k(x))), rope)
+        return self.output(plan.attend(q, k, self.split(self.v(x)), cache))
 
 
-class CrossAttention(nn.Module):
+class CrossAttention(Projections):
     """Attention to the fixed prompt, whose keys and values are constants of the checkpoint."""
-
-    def __init__(self, config: DiTConfig) -> None:
-        super().__init__()
-        dim = config.dim
-        self.heads = config.num_heads
-        self.q, self.k, self.v, self.o = (nn.Linear(dim, dim) for _ in range(4))
-        self.norm_q, self.norm_k = RMSNorm(dim, config.eps), RMSNorm(dim, config.eps)
 
     def constants(self, text: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values (H, text, d) of the embedded text (text, D)."""
-        keys = rearrange(self.norm_k(self.k(text)), "l (n d) -> n l d", n=self.heads)
-        values = rearrange(self.v(text), "l (n d) -> n l d", n=self.heads)
-        return keys.contiguous(), values.contiguous()
+        return self.split(self.norm_k(self.k(text))).contiguous(), self.split(self.v(text)).contiguous()
 
     def forward(self, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        q = rearrange(self.norm_q(self.q(x)), "l (n d) -> n l d", n=self.heads)
-        y = F.scaled_dot_product_attention(q[None], keys[None], values[None])[0]
-        return self.o(rearrange(y, "n l d -> l (n d)"))
+        """x (L, D) -> (L, D)."""
+        q = self.split(self.norm_q(self.q(x)))
+        return self.output(F.scaled_dot_product_attention(q[None], keys[None], values[None])[0])
 
 
 class Block(nn.Module):
