@@ -145,8 +145,8 @@ class DiT(nn.Module):
         """prompt (1, text, text_dim) -> everything that never changes between chunks."""
         dtype = self.patch_embedding.weight.dtype
         half = self.config.freq_dim // 2
-        angles = timestep * 10000.0 ** (-torch.arange(half, dtype=torch.float64, device=prompt.device) / half)
-        embedded = torch.cat([angles.cos(), angles.sin()])[None].to(dtype)
+        angles = timestep * 10000.0 ** (-torch.arange(half, dtype=torch.float64) / half)
+        embedded = torch.cat([angles.cos(), angles.sin()])[None].to(prompt.device, dtype)
         t = self.time_embedding(embedded)  # (1, D)
         t_mod = self.time_projection(t).unflatten(1, (6, -1))  # (1, 6, D)
         text = self.text_embedding(prompt[0].to(dtype))
@@ -216,17 +216,18 @@ def rope_table(
     computed for the position in float64, so a stream may be of any length.
     """
     spatial = head_dim // 3 // 2 * 2
+    axes = ((first_frame, frames, head_dim - 2 * spatial), (0, rows, spatial), (0, columns, spatial))
     parts = []
-    for axis, (start, count, dims) in enumerate(
-        ((first_frame, frames, head_dim - 2 * spatial), (0, rows, spatial), (0, columns, spatial))
-    ):
-        frequency = 10000.0 ** (-torch.arange(0, dims, 2, dtype=torch.float64, device=device) / dims)
-        position = torch.arange(start, start + count, dtype=torch.float64, device=device)
-        shape = [1, 1, 1, dims // 2]
-        shape[axis] = count
-        parts.append((position[:, None] * frequency).view(shape).expand(frames, rows, columns, -1))
-    angles = rearrange(torch.cat(parts, dim=-1), "(f a) (h b) (w c) d -> (f h w a b c) d", **WINDOW_AXES)
-    return angles.cos().float(), angles.sin().float()
+    for axis, (start, count, dims) in enumerate(axes):
+        # On the CPU, where there always is a float64; a table of one axis is small.
+        frequency = 10000.0 ** (-torch.arange(0, dims, 2, dtype=torch.float64) / dims)
+        angles = torch.arange(start, start + count, dtype=torch.float64)[:, None] * frequency
+        table = torch.stack([angles.cos(), angles.sin()]).float().to(device)  # (2, count, dims / 2)
+        shape = [2, 1, 1, 1, dims // 2]
+        shape[axis + 1] = count
+        parts.append(table.view(shape).expand(2, frames, rows, columns, -1))
+    cos, sin = rearrange(torch.cat(parts, dim=-1), "t (f a) (h b) (w c) d -> t (f h w a b c) d", **WINDOW_AXES)
+    return cos, sin
 
 
 def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
