@@ -143,7 +143,7 @@ def _upscale(options: Options, quiet: bool) -> int:
 
     def show(progress: Progress) -> None:
         if not bars:
-            bars.append(tqdm(total=progress.expected, unit="frame", dynamic_ncols=True, leave=False))
+            bars.append(tqdm(total=progress.expected, unit="frame", smoothing=0, dynamic_ncols=True, leave=False))
             bars[0].start_t -= progress.seconds
         bars[0].update(progress.frames - bars[0].n)
 
