@@ -18,10 +18,10 @@ from src.device import keep_freed_memory, peak_memory, resolve_device, resolve_d
 from src.errors import Cancelled, DeviceError, InputError, OutputExistsError
 from src.hub import Progress as DownloadProgress
 from src.models.manager import ModelManager, Models
-from src.ops.attention import resolve_attention
+from src.ops.resolve import resolve_attention
 from src.overlap import Ahead, Behind
 from src.pipelines.full import FlashVSRFullPipeline
-from src.pipelines.geometry import Geometry, to_uint8
+from src.pipelines.geometry import Geometry, to_host, to_uint8
 from src.pipelines.stream import Pipeline
 from src.pipelines.tiny import FlashVSRTinyPipeline
 from src.pipelines.tiny_long import FlashVSRTinyLongPipeline
@@ -83,10 +83,10 @@ def make_engine(options: Options, download: DownloadProgress | None = None) -> E
     device = resolve_device(options.device)
     if device.type == "cpu":
         keep_freed_memory()
-    manager = ModelManager(options.models_dir, device, resolve_dtype(options.dtype, device))
+    manager = ModelManager(options.models_dir, device, resolve_dtype(options.dtype, device), options.precision)
     release = manager.choose(options.model, options.mode)
     models = manager.load(release, options.mode, download)
-    attention = resolve_attention(options, models.config.sampling, device)
+    attention = resolve_attention(options, models.config.sampling, device, models.dtype)
     pipeline = PIPELINES[options.mode](models, attention, color=options.color_fix, seed=options.seed)
     return Engine(release, models, pipeline)
 
@@ -112,8 +112,8 @@ def upscale(frames: Iterable[np.ndarray], options: Options, engine: Engine | Non
 
     height, width = first.shape[:2]
     with readable_out_of_memory(Geometry.of(height, width, options.scale)):
-        for part in engine.pipeline.stream(checked(), height, width, options.scale):
-            yield from to_uint8(part).cpu().numpy()
+        for part in to_host(map(to_uint8, engine.pipeline.stream(checked(), height, width, options.scale))):
+            yield from part
 
 
 def upscale_file(
@@ -187,8 +187,8 @@ def _run(
 
     # The threads only move bytes: PyTorch in a second thread would start a second set of workers.
     with Ahead(source, READ_AHEAD) as incoming, Behind(sink.write, WRITE_BEHIND) as outgoing:
-        for part in pipeline.stream(incoming, source.height, source.width, options.scale):
-            for frame in to_uint8(part).cpu().numpy():
+        for part in to_host(map(to_uint8, pipeline.stream(incoming, source.height, source.width, options.scale))):
+            for frame in part:
                 outgoing.put(frame)
             done += part.shape[0]
             if progress is not None:

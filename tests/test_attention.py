@@ -5,7 +5,7 @@ import torch
 
 from src.config import Options, SamplingConfig
 from src.ops import sparse_attention as module
-from src.ops.attention import resolve_attention
+from src.ops.resolve import resolve_attention
 from src.ops.sparse_attention import sparse_attention
 from tests.golden_data import assert_close, golden
 

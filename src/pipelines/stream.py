@@ -15,11 +15,15 @@ import torch
 from torch import Tensor
 
 from src import chunks
+from src.models.dit_graph import velocity
 from src.models.manager import Models
-from src.ops.attention import Attention, AttentionPlan
+from src.ops.attention import Attention
+from src.ops.plan import AttentionPlan
 from src.pipelines.geometry import Geometry, to_float, upscale_lq
-from src.state import ConvState, KVCache, StreamState
+from src.state import ConvState, StreamState
 from toolbox.color import color_fix
+
+FINISH_NUMBERS = 32 << 20  # colour-fixed at once: eight frames of 1280 x 720
 
 
 class Pipeline(ABC):
@@ -57,7 +61,7 @@ class Pipeline(ABC):
         first, later = (n // chunks.WINDOW_FRAMES for n in (chunks.FIRST_LATENTS, chunks.NEXT_LATENTS))
         return StreamState(
             projector=ConvState(),
-            caches=[KVCache(self.attention.kv_len, first, later) for _ in self.models.dit.blocks],
+            caches=self.attention.new_caches(len(self.models.dit.blocks), first, later),
             decoder=self.new_decoder_state(),
             noise=torch.Generator().manual_seed(self.seed),
         )
@@ -123,7 +127,7 @@ class Pipeline(ABC):
             start = noise[:, :, first : first + count].to(models.device, models.dtype)
         tokens = models.projector(lq.to(models.dtype), state.projector)
         # One Euler step of flow matching from sigma 1 to 0.
-        return start - models.dit(start, tokens, models.constants, plan, state.caches, first)
+        return start - velocity(models.dit, start, tokens, models.constants, plan, state, first)
 
     def _noise(self, latents: int, geometry: Geometry, generator: torch.Generator) -> Tensor:
         """Drawn on the CPU, chunk by chunk: the same on every device, and memory stays constant."""
@@ -166,10 +170,16 @@ class Pipeline(ABC):
         """Crop the padding, fix the colours against the LQ frames: (F, 3, H, W) in [-1, 1] -> [0, 1], float32."""
         # Cropped first: the padding is no part of the picture and must not weigh in its colours.
         where = (..., slice(geometry.out_height), slice(geometry.out_width))
-        out = frames[where].float()
-        if self.color != "none":
-            out = color_fix(self.color, out, lq[where].float())
-        return out.add(1).mul_(0.5).clamp_(0, 1)
+        frames, lq = frames[where], lq[where]
+        out = torch.empty(frames.shape, dtype=torch.float32, device=frames.device)
+        # Every frame for itself, so few at once: in float32 they are large.
+        count = max(1, FINISH_NUMBERS // frames[0].numel())
+        for one, reference, into in zip(frames.split(count), lq.split(count), out.split(count), strict=True):
+            fixed = one.float()
+            if self.color != "none":
+                fixed = color_fix(self.color, fixed, reference.float())
+            torch.add(fixed, 1, out=into).mul_(0.5).clamp_(0, 1)
+        return out
 
 
 class _Source:
