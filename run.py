@@ -100,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _talk(quiet, verbose)
         return _upscale(options, quiet)
     except KeyboardInterrupt:
-        print("stopped; nothing was written", file=sys.stderr)
+        print("stopped; run the same command again to go on after the last finished segment", file=sys.stderr)
         return 130
     except FlashVSRError as error:
         if verbose:
@@ -137,14 +137,20 @@ def _talk(quiet: bool, verbose: bool) -> None:
 def _upscale(options: Options, quiet: bool) -> int:
     from tqdm import tqdm
 
-    from src.engine import Progress, upscale_file
+    from src.jobs import Progress, upscale_file
+    from src.plan import plan_job
 
+    if options.dry_run:
+        print("\n".join(plan_job(options).lines()))
+        return 0
     bars: list[tqdm[Any]] = []  # made with the first frames: until then only log lines are shown
 
     def show(progress: Progress) -> None:
         if not bars:
             bars.append(tqdm(total=progress.expected, unit="frame", smoothing=0, dynamic_ncols=True, leave=False))
             bars[0].start_t -= progress.seconds
+            bars[0].update(progress.resumed)
+            bars[0].initial = progress.resumed
         bars[0].update(progress.frames - bars[0].n)
 
     try:

@@ -163,9 +163,12 @@ class StreamState:
     projector: ConvState
     caches: Sequence[KVCache | KVPoolView]  # one per DiT block
     decoder: Any  # ConvState of the TCDecoder or the VAE's own state
-    noise: torch.Generator
     graph: Any = None  # the DiT's captured step for this stream's memory, where that pays
     chunk: int = 0  # number of the next chunk
+    # Latent frames of the clip before the stream's first one: a stream that starts in the middle of a clip keeps the
+    # clip's own positions and noise.
+    origin: int = 0
+    tiles: Any = None  # Parking of one StreamState per tile; None: the frame is not cut
 
 
 def tensors_of(value: Any) -> list[Tensor]:

@@ -41,13 +41,16 @@ def velocity(
     plan: AttentionPlan,
     state: StreamState,
     first_latent: int,
+    still: bool = True,
 ) -> Tensor:
     """``dit(...)`` for the next chunk of a stream, from a graph where that pays. The result may be overwritten by
-    the next call."""
+    the next call. ``still``: weights and memory stay where they are between chunks."""
     caches = state.caches
     rope = dit.begin(latents, plan, caches, first_latent)
     inputs = (latents, lq_tokens, *rope)
-    step = _record(dit, inputs, constants, plan, state) if _pays(lq_tokens, plan, state) else None
+    if not still:
+        state.graph = None
+    step = _record(dit, inputs, constants, plan, state) if still and _pays(lq_tokens, plan, state) else None
     if step is None or step.graph is None or step.velocity is None:
         return dit.step(latents, lq_tokens, rope, constants, plan, caches)
     for static, value in zip(step.inputs, inputs, strict=True):

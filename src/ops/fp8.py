@@ -7,7 +7,6 @@ Weights get one scale per output, activations one per token as they come. Half t
 from __future__ import annotations
 
 from functools import cache
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -27,17 +26,18 @@ class FP8Linear(nn.Module):
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         rows, scale = quantise_rows(linear.weight.data)
-        self.register_buffer("weight", rows)
-        self.register_buffer("scale", scale.t().contiguous())  # (1, out)
+        # Parameters, not buffers, so that whoever moves weights moves these too.
+        self.weight = nn.Parameter(rows, requires_grad=False)
+        self.scale = nn.Parameter(scale.t().contiguous(), requires_grad=False)  # (1, out)
         self.bias = linear.bias
         self.out_features = linear.out_features
 
     def forward(self, x: Tensor, gelu: bool = False) -> Tensor:
         """(L, in) -> (L, out); with ``gelu`` GELU(tanh) is applied to x first, in the pass that quantises it."""
         rows, scale = _quantise(x, gelu)
-        weight, factors = cast(Tensor, self.weight), cast(Tensor, self.scale)
+        factors = {"scale_a": scale, "scale_b": self.scale}
         return torch._scaled_mm(
-            rows, weight.t(), scale_a=scale, scale_b=factors, bias=self.bias, out_dtype=x.dtype, use_fast_accum=True
+            rows, self.weight.t(), **factors, bias=self.bias, out_dtype=x.dtype, use_fast_accum=True
         )
 
 

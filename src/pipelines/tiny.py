@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from src.chunks import PIXELS_PER_LATENT
+from src.memory import CONTEXT
 from src.models.manager import Models
 from src.models.tcdecoder import TCDecoder
 from src.ops.attention import Attention
 from src.pipelines.stream import Pipeline
 from src.state import ConvState
+from src.tiling import Tile, plan_context
+
+
+@dataclass
+class DecoderTiles:
+    """Memory of a decoder that works in tiles of ``size`` latents: (inner, outer) tiles and a ConvState for each."""
+
+    size: int
+    tiles: list[tuple[Tile, Tile]] = field(default_factory=list)
+    streams: list[ConvState] = field(default_factory=list)
+
+    def begin(self, height: int, width: int) -> None:
+        if not self.tiles:
+            self.tiles = plan_context(height, width, self.size, CONTEXT)
+            self.streams = [ConvState() for _ in self.tiles]
 
 
 class FlashVSRTinyPipeline(Pipeline):
@@ -26,8 +45,21 @@ class FlashVSRTinyPipeline(Pipeline):
         self.decoder = models.decoder
         self.constants = models.decoder.constants()
 
-    def new_decoder_state(self) -> ConvState:
-        return ConvState()
+    def new_decoder_state(self) -> ConvState | DecoderTiles:
+        size = self.placement.decoder_tile
+        return ConvState() if size is None else DecoderTiles(size // PIXELS_PER_LATENT)
 
-    def decode(self, latents: Tensor, condition: Tensor, state: ConvState) -> Tensor:
-        return self.decoder(latents, condition, state, self.constants)
+    def decode(self, latents: Tensor, condition: Tensor, state: ConvState | DecoderTiles) -> Tensor:
+        if isinstance(state, ConvState):
+            return self.decoder(latents, condition, state, self.constants)
+        state.begin(latents.shape[-2], latents.shape[-1])
+        out = torch.empty_like(condition)
+        for (inner, outer), stream in zip(state.tiles, state.streams, strict=True):
+            pixels = outer.scaled(PIXELS_PER_LATENT)
+            part = self.decoder(
+                outer.crop(latents).contiguous(), pixels.crop(condition).contiguous(), stream, self.constants
+            )
+            into = inner.scaled(PIXELS_PER_LATENT)
+            top, left = into.top - pixels.top, into.left - pixels.left
+            into.crop(out).copy_(part[..., top : top + into.height, left : left + into.width])
+        return out
