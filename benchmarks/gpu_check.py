@@ -3,7 +3,7 @@
     python -m benchmarks.gpu_check [--chunks 100]
 
 Kernels against their twins; the CUDA graph against the plain path; two streams at once against one after the other;
-memory that does not grow; the CPU's picture against the GPU's.
+memory that does not grow; the CPU's picture against the GPU's; tiles and weights that wait in main memory.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from benchmarks.gpu import frames
 from benchmarks.random_models import random_models
 from src.config import DiTConfig, ModelConfig, Options, ProjectorConfig, TCDecoderConfig, VAEConfig
 from src.engine import PIPELINES
+from src.memory import Placement
 from src.models import dit_graph
 from src.models.manager import fold_time
 from src.ops.resolve import resolve_attention, why_no_triton
@@ -133,7 +134,32 @@ def same_picture(arguments: argparse.Namespace) -> str | None:
     return None
 
 
-CHECKS: list[Callable[[argparse.Namespace], str | None]] = [kernels, graph, two_streams, flat_memory, same_picture]
+def placements(arguments: argparse.Namespace) -> str | None:
+    """Tiles that wait in main memory and weights that are streamed change no bit."""
+    for mode in ("tiny", "full"):
+        pipe = pipeline(mode)
+        tiles = Placement(tile=256, overlap=64, decoder_tile=256 if mode == "full" else None)
+        pairs = [(Placement(), Placement(weights=weights)) for weights in ("unload", "blocks")]
+        pairs.append((tiles, replace(tiles, park=True, weights="blocks")))
+        for plain, moved in pairs:
+            out = []
+            for placement in (plain, moved):
+                pipe.residency.set(placement.weights)
+                out.append(run(pipe.placed(placement), 45))
+            pipe.residency.set("resident")
+            if not torch.equal(*out):
+                return f"{mode}, {moved.text()}: they differ by {(out[0] - out[1]).abs().max():.2e}"
+    return None
+
+
+CHECKS: list[Callable[[argparse.Namespace], str | None]] = [
+    kernels,
+    graph,
+    two_streams,
+    flat_memory,
+    same_picture,
+    placements,
+]
 
 
 def main() -> int:

@@ -81,10 +81,10 @@ class Meter:
         models = pipeline.models
         decoder = "vae" if mode == "full" else "tcdecoder"
         self.watch(models.projector, "forward", "projector")
-        self.watch(models.dit, "forward", "dit")
+        self.watch(models.dit, "step", "dit")
         self.watch(pipeline, "decode", decoder)
         self.watch(pipeline, "_finish", "finish")
-        self.modules = (models.projector, models.dit)
+        self.watched = ((models.projector, "forward"), (models.dit, "step"))
 
     def watch(self, owner: Any, name: str, factor: str) -> None:
         call: Callable[..., Any] = getattr(owner, name)
@@ -104,8 +104,8 @@ class Meter:
 
     def stop(self) -> None:
         self.peak = max(self.peak, torch.cuda.max_memory_allocated(self.device))
-        for module in self.modules:
-            del module.forward  # the class's own again
+        for module, name in self.watched:
+            delattr(module, name)  # the class's own again
 
 
 def measure_cuda(models: Models, mode: str, size: str, placement: Placement, options: Options) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def measure_cuda(models: Models, mode: str, size: str, placement: Placement, opt
     geometry = size_of(size)
     fitting = fit(options.replace(mode=mode), geometry, models.config, models.device, models.dtype)
     job = fitting.job
-    attention = resolve_attention(options, models.config.sampling, models.device)
+    attention = resolve_attention(options, models.config.sampling, models.device, models.dtype)
     pipeline = PIPELINES[mode](models, attention, color=options.color_fix).placed(placement)
     pipeline.residency.set(placement.weights)
     free_memory(models.device)
@@ -192,7 +192,7 @@ def within_limit(text: str, options: Options, device: torch.device) -> list[dict
         row: dict[str, Any] = {"limit_gib": vram, "mode": mode, "size": size}
         try:
             fitting: Fitting = fit(own, geometry, models.config, device, models.dtype)
-            attention = resolve_attention(own, models.config.sampling, device)
+            attention = resolve_attention(own, models.config.sampling, device, models.dtype)
             pipeline = PIPELINES[mode](models, attention, color=own.color_fix).placed(fitting.placement)
             pipeline.residency.set(fitting.placement.weights)
             free_memory(device)

@@ -83,7 +83,7 @@ def test_bf16_on_the_cpu_stays_near():
 def test_resolved_once_and_logged(asked, kind, caplog):
     caplog.set_level("INFO")
     options = Options(attention=asked, sparse_ratio=1.5)
-    attention = resolve_attention(options, SamplingConfig(), torch.device("cpu"))
+    attention = resolve_attention(options, SamplingConfig(), torch.device("cpu"), torch.float32)
     assert (attention.kind, attention.sparse_ratio, attention.local_range) == (kind, 1.5, 11)
     assert len(caplog.records) == 1
     assert kind in caplog.text

@@ -17,7 +17,7 @@ MIN_CAPABILITY = (7, 5)  # the first cards with int8 matrix units
 
 
 def resolve_attention(
-    options: Options, sampling: SamplingConfig, device: torch.device, dtype: torch.dtype = torch.float32
+    options: Options, sampling: SamplingConfig, device: torch.device, dtype: torch.dtype
 ) -> Attention:
     """The backend for this job, decided once and logged.
 
