@@ -128,11 +128,7 @@ def measure_cuda(models: Models, mode: str, size: str, placement: Placement, opt
         pipeline.residency.set("resident")
     size_by_name = units(job, placement)
     extra = dict(meter.extra)
-    # The caches come into being inside the first call of the DiT, but are counted on their own.
     held = sum(tensor.nbytes for tensor in tensors_of([state.caches]) if tensor.is_cuda)
-    if placement.tile is None:
-        extra["dit"] -= held
-        extra["kv_slots"] = held
     factors = {name: round(extra[name] / size_by_name[name], 2) for name in extra if name in size_by_name}
     factors["lq"] = round((meter.before_dit - idle) / size_by_name["lq"], 2)
     if placement.tile is None:
@@ -177,14 +173,14 @@ def fit_cuda(options: Options, device: torch.device, sizes: list[str]) -> dict[s
     return {"rows": rows, "factors": largest}
 
 
-def within_limit(text: str, options: Options, device: torch.device) -> list[dict[str, Any]]:
-    """One job planned for and held to a budget, and the same without one."""
+def within_limit(text: str, options: Options, device: torch.device, limited_only: bool) -> list[dict[str, Any]]:
+    """One job planned for and held to a budget, and, unless told otherwise, the same without one."""
     from benchmarks.random_models import random_models
 
     gib, size, *rest = text.split(":")
     mode, geometry = rest[0] if rest else "tiny", size_of(size)
     rows = []
-    for vram in (float(gib), None):
+    for vram in (float(gib), None)[: 1 if limited_only else 2]:
         limit_memory(device, vram)
         free_memory(device)
         own = options.replace(mode=mode, vram=vram)
@@ -260,6 +256,7 @@ def main() -> None:
     parser.add_argument("--attention", default="auto")
     parser.add_argument("--sizes", nargs="+", default=SIZES)
     parser.add_argument("--limits", nargs="+", default=[], help="GIB:WIDTHxHEIGHT[:MODE], CUDA only")
+    parser.add_argument("--limited-only", action="store_true", help="leave out the runs without a limit")
     parser.add_argument("--cpu-case", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.cpu_case is not None:
@@ -269,7 +266,11 @@ def main() -> None:
     options = Options(device=str(device), dtype=arguments.dtype, attention=arguments.attention)
     report: dict[str, Any]
     if arguments.limits:
-        report = {"rows": [row for text in arguments.limits for row in within_limit(text, options, device)]}
+        report = {
+            "rows": [
+                row for text in arguments.limits for row in within_limit(text, options, device, arguments.limited_only)
+            ]
+        }
     elif device.type == "cuda":
         report = fit_cuda(options, device, arguments.sizes)
     else:
