@@ -220,8 +220,6 @@ class Options:
             parse_resolution(self.resolution)
         if self.tile_size is not None and self.overlap is not None and self.tile_size < 2 * self.overlap:
             raise InputError(f"--tile-size {self.tile_size} is smaller than twice --overlap {self.overlap}")
-        if self.bit_depth == "10" and self.codec == "h264" and self.output_format == "video":
-            raise InputError("--bit-depth 10 needs --codec hevc, av1 or prores: few players can show 10-bit h264")
 
     def replace(self, **changes: Any) -> Options:
         """A copy with some values changed, checked again."""

@@ -228,6 +228,7 @@ class _Run:
             scenes.cuts = [cut for cut in sink.cuts if cut < skip]
             sink.cuts = scenes.cuts
             for part in _arrays(_parts(pipeline, scenes, self.geometry, skip - scene), options):
+                before = self.done
                 for frame in part:
                     alpha = alphas.popleft() if alphas else None
                     if drop:
@@ -235,7 +236,8 @@ class _Run:
                         continue
                     outgoing.put(frame if alpha is None else _with_alpha(frame, alpha, self.geometry))
                     self.done += 1
-                self._report()
+                if self.done > before:  # not while warming up
+                    self._report()
                 self._obey()
 
     def _starting_point(self) -> tuple[int, int]:
@@ -306,6 +308,8 @@ def _with_alpha(frame: np.ndarray, alpha: np.ndarray, geometry: Geometry) -> np.
 def _open_sink(options: Options, source: Source, geometry: Geometry) -> tuple[Path, Sink]:
     """Where frames go; opening it finds out whether the target can be written."""
     kind, target = target_of(options, source)
+    if geometry.out_height > 4.1 * geometry.height:
+        log.warning("%s: the models were made for up to 4 times the size; this is more", target)
     holds_alpha = kind == "png" or options.codec == "prores"
     if kind == "picture":
         holds_alpha = target.suffix.lower() in ALPHA_SUFFIXES

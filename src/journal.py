@@ -146,9 +146,9 @@ class JobFolder:
         """The journal to go on from, or an empty one. InputError if the unfinished job there is a different one."""
         found = load(self.folder)
         if found is not None and found.segments and resume:
+            self.journal = found  # first: what is refused must not be deleted
             _compare(self.target, found.identity, words)
             log.info("%s: going on after %d frames of an unfinished job", self.target, found.frames)
-            self.journal = found
         else:
             if found is not None and found.segments:
                 log.info("%s: an unfinished job of %d frames is thrown away", self.target, found.frames)

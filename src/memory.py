@@ -90,15 +90,15 @@ FACTORS = {
         measured="H100, torch 2.11.0, 2026-11-23",
     ),
     "cpu": Factors(
-        base=450 << 20,
+        base=420 << 20,
         kv_slots=1,
         dit=16,
-        projector=4,
-        lq=2.5,
+        projector=1.3,
+        lq=1.2,
         tcdecoder=4,
         vae=6,
         vae_state=8,
-        finish=8,
+        finish=3,
         measured="",
     ),
 }
@@ -227,7 +227,7 @@ def _decoder_pixels(job: Job, placement: Placement) -> tuple[float, float]:
     outer = side + 2 * CONTEXT * PIXELS_PER_LATENT
     region = min(outer, job.out_height) * min(outer, job.out_width)
     count = -(-job.out_height // side) * -(-job.out_width // side)
-    return region, region * count
+    return region, region * (min(count, 3) if placement.park else count)
 
 
 def ladder(job: Job, wish: Placement, fixed: frozenset[str]) -> Iterator[Placement]:
@@ -235,7 +235,10 @@ def ladder(job: Job, wish: Placement, fixed: frozenset[str]) -> Iterator[Placeme
 
     def rung(**changes: Any) -> Placement:
         free = {name: value for name, value in changes.items() if name not in fixed}
-        return dataclasses.replace(wish, **free)
+        placement = dataclasses.replace(wish, **free)
+        if placement.tile is not None and 2 * placement.overlap >= placement.tile and "overlap" not in fixed:
+            placement = dataclasses.replace(placement, overlap=placement.tile // 4)
+        return placement
 
     single = {"latents_at_once": 1}
     small = {**single, "decoder_tile": DECODER_TILES[0]}
@@ -243,13 +246,16 @@ def ladder(job: Job, wish: Placement, fixed: frozenset[str]) -> Iterator[Placeme
     yield rung(**single)
     yield rung(**small)
     yield rung(**small, weights="blocks")
+    least_tile = LEAST_TILE
+    if "overlap" in fixed:
+        least_tile = max(LEAST_TILE, pad_to_window(2 * wish.overlap + 1))
     largest = max(pad_to_window(job.out_height), pad_to_window(job.out_width))
     for park in (False, True):
-        for tile in range(min(largest - WINDOW_PIXELS, 4096), LEAST_TILE - 1, -WINDOW_PIXELS):
+        for tile in range(min(largest - WINDOW_PIXELS, 4096), least_tile - 1, -WINDOW_PIXELS):
             for weights in ("resident", "blocks"):
                 yield rung(**small, tile=tile, park=park, weights=weights)
     for decoder_tile in DECODER_TILES[1:]:
-        for tile in (3 * WINDOW_PIXELS, LEAST_TILE):
+        for tile in (max(least_tile, 3 * WINDOW_PIXELS), least_tile):
             yield rung(**single, decoder_tile=decoder_tile, tile=tile, park=True, weights="blocks")
 
 
@@ -277,8 +283,12 @@ def choose(job: Job, wish: Placement, fixed: frozenset[str], budget: int, ram: i
 
 
 def next_lower(job: Job, now: Placement, wish: Placement, fixed: frozenset[str], ram: int) -> Placement | None:
-    """The first placement that needs at least a tenth less on the device than ``now``; None at the bottom."""
-    limit = 0.9 * estimate(job, now).device
+    """The first placement that needs at least a tenth less on the device than ``now``; None at the bottom.
+
+    The libraries' own part, which nothing can lower, does not count.
+    """
+    base = MARGIN * job.factors.base
+    limit = base + 0.9 * (estimate(job, now).device - base)
     for placement in ladder(job, wish, fixed):
         need = estimate(job, placement)
         if need.device < limit and need.ram <= ram:

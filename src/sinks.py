@@ -124,6 +124,8 @@ class VideoSink(_Resumable):
         alpha: bool,
     ) -> None:
         """``size``: width and height. ``alpha``: frames are RGBA."""
+        if options.bit_depth == "10" and options.codec == "h264":
+            raise InputError("--bit-depth 10 needs --codec hevc, av1 or prores: few players can show 10-bit h264")
         _refuse_existing(target, options)
         check_container(target, options.codec)
         pick_encoder(options.codec, False, *size)  # a size that cannot be encoded shows before the job begins

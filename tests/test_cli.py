@@ -123,7 +123,6 @@ def test_help_and_version_are_instant():
         (["--tile-size", "64", "--overlap", "40"], "--tile-size 64 is smaller than twice --overlap 40"),
         (["-r", "big"], "--resolution 'big' is not one of 720p"),
         (["-r", "8x8"], "the input is larger already"),
-        (["--bit-depth", "10"], "--bit-depth 10 needs --codec"),
         (["--vram", "0"], "--vram 0.0 is outside"),
         (["-m", "full", "-v", "nano"], "no VAE decoder"),
         (["--start", "5"], "start"),

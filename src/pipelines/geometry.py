@@ -43,7 +43,7 @@ class Geometry:
     def within(cls, height: int, width: int, box: tuple[int, int]) -> Geometry:
         """The largest even size of the input's aspect that fits into ``box`` (width, height).
 
-        InputError if that is smaller than the input, or more than 8 times as large.
+        InputError if that is smaller than the input, or more than 16 times as large.
         """
         factor = min(Fraction(box[0], width), Fraction(box[1], height))
         # Upright clips are meant to be turned: 1080p of a phone's film is 1080 wide.
@@ -52,8 +52,8 @@ class Geometry:
         name = f"--resolution {box[0]}x{box[1]}"
         if factor < 1:
             raise InputError(f"{name}: the input is larger already ({width}x{height}); this program does not shrink")
-        if factor > 8:
-            raise InputError(f"{name} is more than 8 times the input ({width}x{height}); use a smaller one")
+        if factor > 16:
+            raise InputError(f"{name} is more than 16 times the input ({width}x{height}); use a smaller one")
         out = [max(2, round(side * factor / 2) * 2) for side in (height, width)]
         return cls(height, width, *out, *out, *(pad_to_window(side) for side in out))
 

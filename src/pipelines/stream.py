@@ -235,16 +235,20 @@ class _Source:
 
     def take(self, count: int) -> Tensor | None:
         """The next frames as (count, 3, H, W), channels last; None if there never was one."""
-        taken: list[Tensor] = []
-        while len(taken) < count and not self.ended:
-            frame = next(self.frames, None)
+        taken: Tensor | None = None
+        for index in range(count):
+            frame = None if self.ended else next(self.frames, None)
             if frame is None:
                 self.ended = True
             else:
                 self.last = frame
-                taken.append(frame)
                 self.read += 1
-        if self.last is None:
-            return None
-        taken += [self.last] * (count - len(taken))
-        return torch.cat(taken)
+            if self.last is None:
+                return None
+            if taken is None:
+                # Filled frame by frame: joining a list would hold every frame twice.
+                size = (count, *self.last.shape[1:])
+                like = self.last
+                taken = torch.empty(size, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
+            taken[index : index + 1] = self.last
+        return taken

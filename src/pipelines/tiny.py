@@ -13,6 +13,7 @@ from src.memory import CONTEXT
 from src.models.manager import Models
 from src.models.tcdecoder import TCDecoder
 from src.ops.attention import Attention
+from src.parking import Parking
 from src.pipelines.stream import Pipeline
 from src.state import ConvState
 from src.tiling import Tile, plan_context
@@ -20,16 +21,22 @@ from src.tiling import Tile, plan_context
 
 @dataclass
 class DecoderTiles:
-    """Memory of a decoder that works in tiles of ``size`` latents: (inner, outer) tiles and a ConvState for each."""
+    """Memory of a decoder that works in tiles of ``size`` latents: (inner, outer) tiles and a ConvState for each.
+
+    ``park``: the states take turns on the device.
+    """
 
     size: int
+    park: bool = False
     tiles: list[tuple[Tile, Tile]] = field(default_factory=list)
-    streams: list[ConvState] = field(default_factory=list)
+    streams: Parking[ConvState] | None = None
 
-    def begin(self, height: int, width: int) -> None:
-        if not self.tiles:
+    def begin(self, height: int, width: int, device: torch.device) -> Parking[ConvState]:
+        """The states for a picture of height x width latents."""
+        if self.streams is None:
             self.tiles = plan_context(height, width, self.size, CONTEXT)
-            self.streams = [ConvState() for _ in self.tiles]
+            self.streams = Parking([ConvState() for _ in self.tiles], device, self.park)
+        return self.streams
 
 
 class FlashVSRTinyPipeline(Pipeline):
@@ -47,18 +54,18 @@ class FlashVSRTinyPipeline(Pipeline):
 
     def new_decoder_state(self) -> ConvState | DecoderTiles:
         size = self.placement.decoder_tile
-        return ConvState() if size is None else DecoderTiles(size // PIXELS_PER_LATENT)
+        return ConvState() if size is None else DecoderTiles(size // PIXELS_PER_LATENT, self.placement.park)
 
     def decode(self, latents: Tensor, condition: Tensor, state: ConvState | DecoderTiles) -> Tensor:
         if isinstance(state, ConvState):
             return self.decoder(latents, condition, state, self.constants)
-        state.begin(latents.shape[-2], latents.shape[-1])
+        streams = state.begin(latents.shape[-2], latents.shape[-1], latents.device)
         out = torch.empty_like(condition)
-        for (inner, outer), stream in zip(state.tiles, state.streams, strict=True):
+        for index, (inner, outer) in enumerate(state.tiles):
             pixels = outer.scaled(PIXELS_PER_LATENT)
-            part = self.decoder(
-                outer.crop(latents).contiguous(), pixels.crop(condition).contiguous(), stream, self.constants
-            )
+            own = outer.crop(latents).contiguous(), pixels.crop(condition).contiguous()
+            with streams.visit(index) as stream:
+                part = self.decoder(*own, stream, self.constants)
             into = inner.scaled(PIXELS_PER_LATENT)
             top, left = into.top - pixels.top, into.left - pixels.left
             into.crop(out).copy_(part[..., top : top + into.height, left : left + into.width])

@@ -4,7 +4,7 @@
 """
 
 from src.video.encoders import pick_encoder
-from src.video.paths import output_path
+from src.video.paths import is_video_name, output_path
 from src.video.pictures import ALPHA_SUFFIXES, PictureFolder, PictureReader, write_picture
 from src.video.probe import MediaInfo, is_picture, probe
 from src.video.reader import Source, VideoReader, open_source
@@ -23,6 +23,7 @@ __all__ = [
     "VideoReader",
     "VideoWriter",
     "is_picture",
+    "is_video_name",
     "join",
     "open_source",
     "output_path",

@@ -9,6 +9,10 @@ from pathlib import Path
 from src.errors import InputError, OutputExistsError, VideoError
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".webm")
+# What is taken for a video in a folder; a single file of any name is tried.
+VIDEO_NAMES = frozenset(VIDEO_SUFFIXES) | frozenset(
+    {".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv", ".ogv", ".vob", ".3gp", ".mxf", ".asf"}
+)
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 # Containers of the source that are kept for an output whose name is left to us.
 _KEPT = {
@@ -58,6 +62,11 @@ def _folder_path(input_path: Path, output: Path | str, suffix: str) -> Path:
     if same_file(target, input_path):
         raise InputError(f"{target} is the input itself; choose another output")
     return target
+
+
+def is_video_name(path: Path) -> bool:
+    """True for a file name of a video."""
+    return Path(path).suffix.lower() in VIDEO_NAMES
 
 
 def same_file(one: Path, other: Path) -> bool:
