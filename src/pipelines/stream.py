@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from src import chunks
+from src.errors import DeviceError
 from src.memory import Placement
 from src.models.manager import Models
 from src.models.residency import Residency
@@ -145,7 +146,11 @@ class Pipeline(ABC):
         models, first = self.models, chunks.first_latent(state.chunk) + state.origin
         tokens = models.projector(lq.to(models.dtype), state.projector)
         # One Euler step of flow matching from sigma 1 to 0.
-        return start - models.dit(start, tokens, models.constants, plan, state.caches, first)
+        latents = start - models.dit(start, tokens, models.constants, plan, state.caches, first)
+        # Looking costs a wait for the device, so only where the range of numbers is small.
+        if models.dtype == torch.float16 and not bool(latents.isfinite().all()):
+            raise DeviceError("the numbers of the model do not fit into fp16 here; use --dtype bf16 or fp32")
+        return latents
 
     def starting_latents(self, state: StreamState, geometry: Geometry, noise: Tensor | None) -> Tensor:
         """The noise of the next chunk, of the whole frame: (1, 16, T, H/8, W/8).
