@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = [
     {"errors", "config", "releases", "state", "chunks", "tiling", "schedulers", "ops", "video"}
     | {"hub", "download", "checksum", "device", "overlap", "memory", "parking", "scenes", "journal"}
-    | {"sinks"},
+    | {"sinks", "reports"},
     {"toolbox"},
     {"models"},
     {"pipelines"},
