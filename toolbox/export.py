@@ -245,9 +245,19 @@ def _to_size(job: Job, clip: Clip, preset: Preset, size_mb: float) -> Clip:
     for attempt in range(TRIES):
         trial = job.workspace(f"trial{output.suffix}")
         for number in (1, 2) if two and not attempt else (2,):
-            encoder = _rated(preset, name, int(video), number if two else 0, log_path)
             stage = f"pass {number}" if not attempt else f"again with {video / 1000:.0f} kbit/s"
-            written = _write(job, clip, trial, encoder, sound if number == 2 else SILENT, stage, overwrite=True)
+            heard = sound if number == 2 else SILENT
+            try:
+                encoder = _rated(preset, name, int(video), number if two else 0, log_path)
+                written = _write(job, clip, trial, encoder, heard, stage, overwrite=True)
+            except VideoError as error:
+                if not two or number == 1:
+                    raise
+                # Where the rate is less than its plan allows, an encoder refuses the second pass.
+                log.info("%s: the second pass failed (%s); one pass is tried", output, error)
+                two = False
+                encoder = _rated(preset, name, int(video), 0, log_path)
+                written = _write(job, clip, trial, encoder, sound, stage, overwrite=True)
         size = trial.stat().st_size
         if size <= size_mb * 1_000_000:
             _move(trial, output, job.overwrite)
