@@ -173,7 +173,7 @@ def _sound(job: Job, clip: Clip, preset: Preset, output: Path) -> RawSound | Non
     if preset.codec == "prores":
         codec = ("-c:a", "pcm_s24le")
     job.report("joining the sound", 0, None, last=True)
-    return render(clip.sound, clip.duration, job.workspace("sound").parent, codec, job.check)
+    return render(clip.sound, clip.duration, job.workspace("sound").parent, codec, job.check, job.cancel)
 
 
 def _audio_codec(output: Path) -> str:
@@ -238,7 +238,7 @@ def _to_size(job: Job, clip: Clip, preset: Preset, size_mb: float) -> Clip:
     if bits:
         codec = ("-c:a", _audio_codec(output), "-b:a", str(bits))
         job.report("joining the sound", 0, None, last=True)
-        sound = render(clip.sound, clip.duration, job.workspace("sound").parent, codec, job.check)
+        sound = render(clip.sound, clip.duration, job.workspace("sound").parent, codec, job.check, job.cancel)
     log_path, written = job.workspace("passes"), 0
     name = pick_encoder(preset.codec, False, clip.width, clip.height).name if preset.codec != "vp9" else "libvpx-vp9"
     two = name in ("libx264", "libx265", "libvpx-vp9")

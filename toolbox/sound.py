@@ -6,6 +6,7 @@ Nothing is decoded until the end. Sound that was never edited (or only trimmed) 
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -88,12 +89,17 @@ def silence(seconds: Fraction) -> Sound:
 
 
 def render(
-    sound: Sound, seconds: Fraction, folder: Path, codec: tuple[str, ...], advance: Callable[[], None] = lambda: None
+    sound: Sound,
+    seconds: Fraction,
+    folder: Path,
+    codec: tuple[str, ...],
+    advance: Callable[[], None] = lambda: None,
+    cancel: threading.Event | None = None,
 ) -> RawSound:
     """Decode and join the segments into one file in ``folder`` that plays exactly ``seconds``.
 
     ``codec``: FFmpeg's options of the encoder that it goes into. ``advance`` is called now and then; what it
-    raises ends the work. Disk: 4 bytes per sample and channel. Only first tracks are taken.
+    raises ends the work, and so does ``cancel``. Disk: 4 bytes per sample and channel. Only first tracks are taken.
     """
     if sound.silent:
         return SILENT
@@ -121,7 +127,7 @@ def render(
                 data = None
             else:
                 if key not in parts:
-                    parts[key] = _decode(segment, folder / f"part{len(parts)}.f32", channels)
+                    parts[key] = _decode(segment, folder / f"part{len(parts)}.f32", channels, cancel)
                 data = np.memmap(parts[key], np.uint8, "r").reshape(-1, 4 * channels)
             _append(out, data, count, 4 * channels, segment.backwards, advance)
         _append(out, None, total - done, 4 * channels, False, advance)
@@ -148,7 +154,7 @@ def _append(
             out.write(bytes(missing * width))  # type: ignore[attr-defined]
 
 
-def _decode(segment: Segment, target: Path, channels: int) -> Path:
+def _decode(segment: Segment, target: Path, channels: int, cancel: threading.Event | None) -> Path:
     """The segment forwards, at its speed, as raw samples; a moment longer than needed, so that rounding finds one."""
     media = segment.media
     if media is None:
@@ -163,7 +169,7 @@ def _decode(segment: Segment, target: Path, channels: int) -> Path:
     args = ["-y", *ffmpeg.input_args(media.path), "-map", f"0:{track.index}", "-af", ",".join(chain)]
     args += ["-f", "f32le", ffmpeg.url(target)]
     args += ffmpeg.keep_clock(f"0:{media.video_index}", loose_format(media.format))
-    run_job(args, f"the sound of {media.path} cannot be read")
+    run_job(args, f"the sound of {media.path} cannot be read", cancel=cancel)
     if target.stat().st_size == 0:
         raise VideoError(f"{media.path}: its sound gave no samples")
     return target
