@@ -268,6 +268,11 @@ def test_analyse(tmp_path):
     hdr = analyse(tmp_path / "hdr.mp4")
     assert (hdr["color"]["hdr"], hdr["color"]["matrix"], hdr["video"]["bits"]) == ("PQ", "bt2020", 10)
     assert hdr["video"]["rate"] == "24000/1001"
+    kept = probe(export(tmp_path / "hdr.mp4", tmp_path / "kept.mp4", ("loop", {}), preset="hevc").path)
+    assert (kept.hdr, kept.bit_depth, kept.color_matrix, kept.frames) == (True, 10, "bt2020", 6)
+    for steps in ([("export", {})], [("export", {"preset": "gif"})], [("frames", {})]):
+        with pytest.raises(InputError, match="is HDR"):
+            run_chain(tmp_path / "hdr.mp4", make_steps(steps), f"{tmp_path}/flat/")
     Image.new("RGB", (30, 20)).save(tmp_path / "p.png")
     assert analyse(tmp_path / "p.png")["video"]["width"] == 30
     with pytest.raises(InputError, match="does not exist"):

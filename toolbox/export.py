@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 TRIES = 5  # encodings until the size fits
 ROOM = 0.97  # of the wanted size; the rest is for the container
+HDR_CODECS = ("hevc", "av1", "prores")
 LEAST_BITS = 0.004  # per pixel; below, no encoder gives a picture
 
 
@@ -104,6 +105,11 @@ def export(
     """Write ``clip`` to the job's output. Returns the clip as it was written."""
     output = _target(job)
     chosen = choose_preset(preset, output)
+    if clip.media is not None and clip.media.hdr and chosen.codec not in HDR_CODECS:
+        raise InputError(
+            f"{clip.media.path} is HDR ({clip.media.transfer}), which {chosen.name} cannot hold; use --preset hevc, av1"
+            " or prores"
+        )
     if fps is not None:
         clip = frame_rate(job, clip, fps)
     clip = _sized(job, clip, width, chosen)

@@ -24,6 +24,10 @@ def frames(job: Job, clip: Clip, format: str, every: int, limit: int | None, qua
     folder = job.output
     if folder is None:
         raise InputError("there is no output; use -o")
+    if clip.media is not None and clip.media.hdr:
+        raise InputError(
+            f"{clip.media.path} is HDR ({clip.media.transfer}); pictures would lose that: convert it first"
+        )
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not job.overwrite)):
         raise OutputExistsError(f"{folder} exists already; choose another name or use --overwrite")
     if folder.is_dir() and (strangers := [item.name for item in folder.iterdir() if not _OURS.fullmatch(item.name)]):
