@@ -10,9 +10,10 @@
 
 FROM nvidia/cuda:12.8.1-runtime-ubuntu24.04
 
+# The compiler and Python's headers are Triton's, which builds its kernels on the card they will run on.
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends ca-certificates python3 python3-venv \
+    && apt-get install --yes --no-install-recommends ca-certificates gcc libc6-dev python3 python3-dev python3-venv \
     && rm -rf /var/lib/apt/lists/*
 
 ENV VIRTUAL_ENV=/opt/venv \
@@ -21,7 +22,8 @@ ENV VIRTUAL_ENV=/opt/venv \
     UV_LINK_MODE=copy \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
-    HF_HOME=/weights/huggingface
+    HF_HOME=/weights/huggingface \
+    TRITON_CACHE_DIR=/weights/triton
 
 WORKDIR /app
 COPY requirements.txt ./
