@@ -86,6 +86,9 @@ def killed(kills: int, frames: int, size: str, folder: Path, seed: int) -> dict[
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+            if target.exists():  # it had just finished
+                target.unlink()
+                continue
             done += 1
             journal = folder / f".{target.name}.unfinished" / "journal.json"
             segments = json.loads(journal.read_text())["segments"] if journal.exists() else []

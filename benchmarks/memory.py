@@ -186,21 +186,33 @@ def within_limit(text: str, options: Options, device: torch.device, limited_only
         own = options.replace(mode=mode, vram=vram)
         models = random_models(mode, device, resolve_dtype(options.dtype, device))
         row: dict[str, Any] = {"limit_gib": vram, "mode": mode, "size": size}
+        attention = resolve_attention(own, models.config.sampling, device, models.dtype)
+        whole = PIPELINES[mode](models, attention, color=own.color_fix)
+        fitting: Fitting | None = None
         try:
-            fitting: Fitting = fit(own, geometry, models.config, device, models.dtype)
-            attention = resolve_attention(own, models.config.sampling, device, models.dtype)
-            pipeline = PIPELINES[mode](models, attention, color=own.color_fix).placed(fitting.placement)
-            pipeline.residency.set(fitting.placement.weights)
+            fitting = fit(own, geometry, models.config, device, models.dtype)
+        except FlashVSRError as error:
+            row["failed"] = str(error)[:300]
+        steps = 0
+        while fitting is not None:  # as a job does: on an out-of-memory error one step down the ladder
+            whole.residency.set(fitting.placement.weights)
             free_memory(device)
             torch.cuda.reset_peak_memory_stats(device)
-            row |= {"plan": fitting.text(), "fps": round(run(pipeline, geometry, FRAMES), 2)}
-        except (torch.OutOfMemoryError, FlashVSRError) as error:
-            row["failed"] = str(error)[:300]
+            try:
+                fps = round(run(whole.placed(fitting.placement), geometry, FRAMES), 2)
+            except torch.OutOfMemoryError as error:
+                failure, lower = str(error)[:300], fitting.lower()
+            else:
+                row |= {"plan": fitting.text(), "steps_down": steps, "fps": fps}
+                break
+            steps, fitting = steps + 1, lower
+            if fitting is None:
+                row["failed"] = failure
         row["peak_gib"] = round(torch.cuda.max_memory_allocated(device) / GIB, 2)
         row["reserved_gib"] = round(torch.cuda.max_memory_reserved(device) / GIB, 2)
         rows.append(row)
         print(json.dumps(row), flush=True)
-        models = pipeline = None  # type: ignore[assignment]
+        del whole, models
     limit_memory(device, None)
     return rows
 

@@ -7,7 +7,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +24,12 @@ from src.overlap import Ahead, Behind
 from src.pipelines.geometry import Geometry, to_host, to_uint8, to_uint16, upscale_alpha
 from src.pipelines.stream import Pipeline
 from src.plan import Fitting, fit, geometry_of, target_of
+from src.reports import Controls, Progress, Result
 from src.scenes import CutDetector, Scenes
 from src.sinks import FolderSink, PictureSink, Sink, VideoSink
 from src.video import ALPHA_SUFFIXES, Source, open_source
+
+__all__ = ["Progress", "Result", "discard_job", "upscale", "upscale_file"]
 
 log = logging.getLogger(__name__)
 
@@ -37,55 +39,6 @@ WRITE_BEHIND = 8  # output frames
 # stream from the start would (README, "Resume", says how closely). Two lengths of the KV cache.
 WARM_UP = 48
 PAUSE_POLL = 0.1  # seconds
-
-
-@dataclass(frozen=True)
-class Progress:
-    """State of a running job: frames written, frames expected (None: unknown), seconds since the start.
-
-    ``resumed``: frames taken over from an earlier run. ``message``: what happened on the way, "" mostly.
-    """
-
-    frames: int
-    expected: int | None
-    seconds: float
-    resumed: int = 0
-    paused: bool = False
-    message: str = ""
-
-    @property
-    def fps(self) -> float:
-        return (self.frames - self.resumed) / self.seconds if self.seconds else 0.0
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a finished job wrote. ``seconds`` counts from the first frame read; ``peak_memory`` in bytes or None.
-
-    ``resumed``: how many of the frames an earlier run had made already.
-    """
-
-    path: Path
-    frames: int
-    width: int
-    height: int
-    seconds: float
-    peak_memory: int | None
-    model: str
-    resumed: int = 0
-
-    @property
-    def fps(self) -> float:
-        return (self.frames - self.resumed) / self.seconds
-
-
-@dataclass(frozen=True)
-class Controls:
-    """What a caller may do to a running job; see ``upscale_file``."""
-
-    progress: Callable[[Progress], None] | None = None
-    cancel: threading.Event | None = None
-    pause: threading.Event | None = None
 
 
 def upscale(frames: Iterable[np.ndarray], options: Options, engine: Engine | None = None) -> Iterator[np.ndarray]:
@@ -143,7 +96,7 @@ def upscale_file(
         try:
             if engine is not None:
                 limit_memory(engine.models.device, options.vram)
-            engine = engine or make_engine(options, download)
+            engine = engine or _load(options, download)
             sink.begin(identity(options, engine.release.name), not options.no_resume)
             resumed = sink.done
             run = _Run(source, sink, engine, options, geometry, Controls(progress, cancel, pause))
@@ -162,6 +115,17 @@ def upscale_file(
         model=engine.release.name,
         resumed=resumed,
     )
+
+
+def _load(options: Options, download: DownloadProgress | None) -> Engine:
+    try:
+        return make_engine(options, download)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise DeviceError(
+            f"out of memory while loading the weights ({_first_line(error)}); use --model nano, or --device cpu"
+        ) from error
 
 
 def discard_job(options: Options) -> bool:

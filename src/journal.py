@@ -159,6 +159,12 @@ class JobFolder:
                 _delete(left)
         return self.journal
 
+    def keep(self, frames: int) -> Journal:
+        """Forget segments that reach beyond ``frames``."""
+        while self.journal.frames > frames:
+            self.journal.segments.pop()
+        return self.journal
+
     def commit(self, segment: Segment, cuts: list[int]) -> None:
         """Note a finished segment, so that it survives whatever happens next."""
         self.journal.segments.append(segment)

@@ -19,6 +19,7 @@ from src.tiling import plan_tiles
 
 GIB = 2**30
 MARGIN = 1.10  # the prediction's, for fragmentation
+PINNED = 1.5  # PyTorch rounds page-locked memory up to powers of two: half as much again on average
 LEAST_TILE = 2 * WINDOW_PIXELS
 OVERLAP = WINDOW_PIXELS  # of tiles by default, in output pixels: keeps attention windows of neighbours aligned
 DECODER_TILES = (1024, 512, 256)  # output pixels, without their context
@@ -212,7 +213,7 @@ def estimate(job: Job, placement: Placement) -> Estimate:
     ram = kv_bytes(job, height, width) * count if placement.park else 0
     if placement.weights != "resident":
         ram += weight_bytes(job.config, job.mode, job.element)["blocks"]
-    return Estimate(int(device), int(ram))
+    return Estimate(int(device), int(ram * PINNED))
 
 
 def _decoder_pixels(job: Job, placement: Placement) -> tuple[float, float]:

@@ -65,6 +65,7 @@ class Parking(Generic[S]):
         self.park = park
         self._cuda = device.type == "cuda"
         self._side = torch.cuda.Stream(device) if park and self._cuda else None
+        self._ready: list[torch.cuda.Event | None] = [None] * len(self.states)
         self._here = [True] * len(self.states)  # a state that has not begun holds nothing
 
     @contextmanager
@@ -75,8 +76,9 @@ class Parking(Generic[S]):
             yield state
             return
         self._fetch(index)
-        if self._side is not None:
-            torch.cuda.current_stream(self.device).wait_stream(self._side)
+        ready = self._ready[index]
+        if ready is not None:
+            torch.cuda.current_stream(self.device).wait_event(ready)
         if len(self.states) > 1:
             self._fetch((index + 1) % len(self.states))
         yield state
@@ -87,6 +89,8 @@ class Parking(Generic[S]):
             return
         with self._copies():
             swap_tensors(self.states[index], self._to_device)
+        if self._side is not None:
+            self._ready[index] = self._side.record_event()
         self._here[index] = True
 
     def _store(self, index: int) -> None:

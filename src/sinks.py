@@ -201,11 +201,19 @@ class FolderSink(_Resumable):
 
     def begin(self, words: dict[str, object], resume: bool) -> None:
         super().begin(words, resume)
+        written = 0  # after a loss of power the journal may know more than the disk
+        while written < self.done and self._is_there(written + 1):
+            written += 1
+        self.done = self.job.keep(written).frames
         self._number = self.done
         try:
             self._frames.mkdir(exist_ok=True)
         except OSError as error:
             raise VideoError(f"{self.target} cannot be written: {error.strerror or error}") from error
+
+    def _is_there(self, number: int) -> bool:
+        path = self._frames / f"{number:06d}.png"
+        return path.is_file() and path.stat().st_size > 0
 
     def _put(self, frame: np.ndarray) -> None:
         self._number += 1

@@ -114,6 +114,19 @@ def test_decoder_tiles_are_exact():
     assert CONTEXT * 8 - 16 < reach <= CONTEXT * 8
 
 
+def test_fp16_overflow_is_an_error(monkeypatch):
+    from dataclasses import replace
+
+    from src.errors import DeviceError
+
+    pipeline = tiny_pipeline("tiny")
+    pipeline.models = replace(pipeline.models, dtype=torch.float16)
+    monkeypatch.setattr(type(pipeline.models.projector), "forward", lambda self, lq, state: lq)
+    monkeypatch.setattr(type(pipeline.models.dit), "forward", lambda self, latents, *rest: latents * torch.inf)
+    with pytest.raises(DeviceError, match="fit into fp16"):
+        run(pipeline, clip(1, 8, 8), 1)
+
+
 def test_parking_moves_every_tensor_and_shares_what_is_shared():
     state = tiny_pipeline("tiny").new_state()
     shared = torch.ones(3)
@@ -141,6 +154,18 @@ def test_a_flat_picture_has_no_seams():
     out = next(iter(upscale([frame], options, engine))).astype(int)
     assert out.shape == (200, 600, 3)
     assert np.abs(out - (30, 160, 220)).max() <= 3
+
+
+def test_no_seams_on_real_footage():
+    """Across seam lines the picture changes as much as beside them, and as much as it does there without tiles."""
+    from benchmarks.seams import measure
+
+    options = Options(model="nano", device="cpu", scale=2, tile_size=128, overlap=32)
+    result = measure(make_engine(options), options, 2)
+    for axis in ("rows", "columns"):
+        assert result[axis], "there are seams"
+        assert abs(result["tiled"][axis] / result["untiled"][axis] - 1) < 0.03
+    assert result["mean_difference_levels"] < 0.5
 
 
 @pytest.mark.parametrize("kind", ["block", "dense"])

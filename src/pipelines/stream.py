@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from src import chunks
+from src.errors import DeviceError
 from src.memory import Placement
 from src.models.dit_graph import velocity
 from src.models.manager import Models
@@ -151,7 +152,11 @@ class Pipeline(ABC):
         # One Euler step of flow matching from sigma 1 to 0.
         # A recorded graph knows the places of all it reads: not for what wanders between the device and main memory.
         still = self.placement.weights == "resident" and not self.placement.park
-        return start - velocity(models.dit, start, tokens, models.constants, plan, state, first, still)
+        latents = start - velocity(models.dit, start, tokens, models.constants, plan, state, first, still)
+        # Looking costs a wait for the device, so only where the range of numbers is small.
+        if models.dtype == torch.float16 and not bool(latents.isfinite().all()):
+            raise DeviceError("the numbers of the model do not fit into fp16 here; use --dtype bf16 or fp32")
+        return latents
 
     def starting_latents(self, state: StreamState, geometry: Geometry, noise: Tensor | None) -> Tensor:
         """The noise of the next chunk, of the whole frame: (1, 16, T, H/8, W/8).

@@ -69,9 +69,9 @@ def around_the_video(
 
 
 def with_sound(path: Path, sound: RawSound) -> Around:
-    """A sound of its own, which begins with the picture, instead of the tracks of a source."""
+    """What goes into ``path`` when the sound is given as arguments."""
     form = ["-f", FORMATS[path.suffix.lower()]]
-    return Around(source=[*sound.input], tracks=[*sound.output], output=form)
+    return Around(source=list(sound.input), tracks=list(sound.output), output=form)
 
 
 def output_arguments(path: Path, codec: str) -> list[str]:

@@ -44,7 +44,7 @@ class PresetEncoder(Encoder):
         return ["-c:v", self.name, "-pix_fmt", self.pixel_format(width, height, deep), *self.options]
 
     def pixel_format(self, width: int, height: int, deep: bool = False, alpha: bool = False) -> str:
-        """The fixed format, whatever the size; transparency is not kept."""
+        """The fixed format, whatever the size."""
         return self.deep_pix_fmt if deep and self.deep_pix_fmt else self.pix_fmt
 
 

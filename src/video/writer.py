@@ -60,11 +60,11 @@ class VideoWriter:
         overwrite: bool = False,
         hardware: str = "off",
         bit_depth: int = 8,
-        encoder: Encoder | None = None,
-        sound: RawSound | None = None,
         alpha: bool = False,
         colors: MediaInfo | None = None,
         ticks: int | None = None,
+        encoder: Encoder | None = None,
+        sound: RawSound | None = None,
     ) -> None:
         """``width``, ``height``: pixels of a frame. ``fps``: its exact rate. ``quality``: 1..10.
 
@@ -72,7 +72,8 @@ class VideoWriter:
         ``bit_depth``: 8, or 10 (hevc, av1, prores; for uint16 frames). ``alpha``: frames are RGBA (prores only).
         ``colors``: whose primaries and transfer the picture has (default: those of ``source``). ``ticks`` per second of
         the video track, for MP4 and MOV (default: FFmpeg's choice).
-        ``encoder``: used instead of one picked for ``codec``. ``sound``: taken instead of the tracks of ``source``.
+        ``encoder``: used instead of one picked for ``codec``. ``sound``: taken instead of the
+        tracks of ``source`` (of which then only the colour tags are used).
         Raises InputError for what cannot be written so, OutputExistsError, VideoError when the
         folder is not writable.
         """
@@ -80,7 +81,7 @@ class VideoWriter:
         self.width, self.height, self.fps = width, height, Fraction(fps)
         self._source, self._start, self._end = source, start, end
         self._overwrite = overwrite
-        self._deep = bit_depth > 8 or codec == "prores"
+        self._deep = bit_depth > 8 or (codec == "prores" and encoder is None)
         self._alpha, self._ticks = alpha, ticks
         self._colors = colors or source
         self.frames_written = 0
@@ -91,7 +92,7 @@ class VideoWriter:
         self.encoder = encoder.name
         if encoder.codec in ("h264", "hevc", "av1") and "444" in encoder.pixel_format(width, height):
             log.warning("%s: %dx%d is odd and so kept as 4:4:4, which some players cannot show", path, width, height)
-        self._rgb = is_rgb(encoder.pixel_format(width, height, self._deep))
+        self._rgb = is_rgb(encoder.pixel_format(width, height, self._deep, alpha))
         self.process: ffmpeg.Process | None = None
         self._temporary: Path | None = temporary_path(self.path)
         try:
@@ -208,17 +209,16 @@ class VideoWriter:
         if self._alpha:
             pipe_format = "rgba64le" if self._deep else "rgba"
         size = f"{self.width}x{self.height}"
-        if self._sound is not None:
-            around = with_sound(self.path, self._sound)
-        else:
+        if self._sound is None:
             around = around_the_video(self.path, self._source, self._start, self._end, self.fps)
+        else:
+            around = with_sound(self.path, self._sound)
         args = ["-loglevel", "warning", "-y", *around.before]
         args += ["-f", "rawvideo", "-pix_fmt", pipe_format, "-s", size, "-framerate", str(self.fps), "-i", "pipe:0"]
         args += [*around.source, "-map", "0:v:0", "-vf", self._filters(encoder)]
         primaries, transfer = self._tags()
-        matrix = self._matrix()
         if not self._rgb:
-            args += ["-colorspace", _MATRIX_NAMES[matrix], "-color_range", "tv"]
+            args += ["-colorspace", _MATRIX_NAMES[self._matrix()], "-color_range", "tv"]
         args += ["-color_primaries", primaries, "-color_trc", transfer]
         args += encoder.arguments(quality, self.width, self.height, self._deep, self._alpha)
         if self._ticks is not None:
