@@ -303,6 +303,8 @@ def test_the_command_line_reports(clip, tmp_path, capsys):
         ("export x.mp4 + loop", "cannot follow"),
         ("export x.mp4 --preset gif -o {out}/a.mp4", "gif is written as .gif"),
         ("loop x.mp4 +", "there is no tool ''"),
+        ("frames x.mp4 -o {out}/a.mp4", "frames writes a folder"),
+        ("compare x.mp4 --reference y.mp4 -o {out}/a.png", "the plot is written as .svg"),
     ],
 )
 def test_mistakes_on_the_command_line_are_one_line(tmp_path, capsys, words, message):

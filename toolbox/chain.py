@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from src.errors import Cancelled, FlashVSRError, InputError
-from src.video.paths import same_file
+from src.video.paths import PICTURE_SUFFIXES, VIDEO_SUFFIXES, same_file
 from toolbox.clip import Job, Progress, open_clip
 from toolbox.export import check as check_export
 from toolbox.export import choose_preset
@@ -20,6 +20,8 @@ from toolbox.parameters import Tool
 from toolbox.registry import TOOLS
 
 log = logging.getLogger(__name__)
+
+_FILES = (*VIDEO_SUFFIXES, *PICTURE_SUFFIXES, ".gif")
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,8 @@ def output_for(source: Path, output: Path | str | None, steps: Sequence[Step]) -
     words = "_".join([stem, *(step.tool.name for step in steps if step.tool.name != "export")])
     if last.tool.name == "frames":
         # A folder of pictures is what is asked for, so a plain name is that folder.
+        if target.suffix.lower() in _FILES:
+            raise InputError(f"{target}: frames writes a folder of pictures; name a folder, or use the tool export")
         return target / words if text.endswith(("/", "\\")) or output is None else target
     if not into and target.suffix:
         if last.tool.name == "export":

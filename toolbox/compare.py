@@ -26,6 +26,9 @@ def compare(job: Job, path: Path, reference: Path, measures: str, shortest: bool
 
     The plot is written where the job has an output (SVG). Raises InputError for another size or length.
     """
+    if job.output is not None and job.output.suffix.lower() != ".svg":
+        extension = job.output.suffix or "without extension"
+        raise InputError(f"{job.output}: the plot is written as .svg, not {extension}")
     clip, model = _probe(path), _probe(reference)
     if (clip.width, clip.height) != (model.width, model.height):
         raise InputError(
@@ -117,8 +120,6 @@ def _plot(job: Job, path: Path, reference: Path, frames: list[dict[str, Any]], w
     output = job.output
     if output is None:
         return
-    if output.suffix.lower() != ".svg":
-        raise InputError(f"{output}: the plot is written as .svg, not {output.suffix or 'without extension'}")
     units = {"psnr": "PSNR (dB)", "ssim": "SSIM", "vmaf": "VMAF"}
     series = {units[name]: [frame[name] for frame in frames] for name in wanted}
     picture = line_chart(f"{path.name} against {reference.name}", series)

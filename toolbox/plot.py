@@ -15,7 +15,7 @@ def line_chart(title: str, series: Mapping[str, Sequence[float]]) -> str:
     """An SVG document; every series (label -> values by frame) gets a panel with a scale of its own."""
     height = TOP + len(series) * (PANEL + GAP)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}"'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}"'
         ' font-family="sans-serif" font-size="13">',
         f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>',
         f'<text x="{LEFT}" y="24" font-size="16" fill="#222222">{escape(title)}</text>',
