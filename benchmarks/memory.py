@@ -32,7 +32,7 @@ from src.engine import PIPELINES
 from src.errors import FlashVSRError
 from src.memory import FACTORS, GIB, Job, Placement, estimate, kv_bytes, units, weight_bytes
 from src.models.manager import Models
-from src.ops.attention import resolve_attention
+from src.ops.resolve import resolve_attention
 from src.pipelines.geometry import Geometry, to_uint8
 from src.pipelines.stream import Pipeline
 from src.plan import Fitting, fit
@@ -81,10 +81,10 @@ class Meter:
         models = pipeline.models
         decoder = "vae" if mode == "full" else "tcdecoder"
         self.watch(models.projector, "forward", "projector")
-        self.watch(models.dit, "forward", "dit")
+        self.watch(models.dit, "step", "dit")
         self.watch(pipeline, "decode", decoder)
         self.watch(pipeline, "_finish", "finish")
-        self.modules = (models.projector, models.dit)
+        self.watched = ((models.projector, "forward"), (models.dit, "step"))
 
     def watch(self, owner: Any, name: str, factor: str) -> None:
         call: Callable[..., Any] = getattr(owner, name)
@@ -104,8 +104,8 @@ class Meter:
 
     def stop(self) -> None:
         self.peak = max(self.peak, torch.cuda.max_memory_allocated(self.device))
-        for module in self.modules:
-            del module.forward  # the class's own again
+        for module, name in self.watched:
+            delattr(module, name)  # the class's own again
 
 
 def measure_cuda(models: Models, mode: str, size: str, placement: Placement, options: Options) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def measure_cuda(models: Models, mode: str, size: str, placement: Placement, opt
     geometry = size_of(size)
     fitting = fit(options.replace(mode=mode), geometry, models.config, models.device, models.dtype)
     job = fitting.job
-    attention = resolve_attention(options, models.config.sampling, models.device)
+    attention = resolve_attention(options, models.config.sampling, models.device, models.dtype)
     pipeline = PIPELINES[mode](models, attention, color=options.color_fix).placed(placement)
     pipeline.residency.set(placement.weights)
     free_memory(models.device)
@@ -128,11 +128,7 @@ def measure_cuda(models: Models, mode: str, size: str, placement: Placement, opt
         pipeline.residency.set("resident")
     size_by_name = units(job, placement)
     extra = dict(meter.extra)
-    # The caches come into being inside the first call of the DiT, but are counted on their own.
     held = sum(tensor.nbytes for tensor in tensors_of([state.caches]) if tensor.is_cuda)
-    if placement.tile is None:
-        extra["dit"] -= held
-        extra["kv_slots"] = held
     factors = {name: round(extra[name] / size_by_name[name], 2) for name in extra if name in size_by_name}
     factors["lq"] = round((meter.before_dit - idle) / size_by_name["lq"], 2)
     if placement.tile is None:
@@ -177,34 +173,46 @@ def fit_cuda(options: Options, device: torch.device, sizes: list[str]) -> dict[s
     return {"rows": rows, "factors": largest}
 
 
-def within_limit(text: str, options: Options, device: torch.device) -> list[dict[str, Any]]:
-    """One job planned for and held to a budget, and the same without one."""
+def within_limit(text: str, options: Options, device: torch.device, limited_only: bool) -> list[dict[str, Any]]:
+    """One job planned for and held to a budget, and, unless told otherwise, the same without one."""
     from benchmarks.random_models import random_models
 
     gib, size, *rest = text.split(":")
     mode, geometry = rest[0] if rest else "tiny", size_of(size)
     rows = []
-    for vram in (float(gib), None):
+    for vram in (float(gib), None)[: 1 if limited_only else 2]:
         limit_memory(device, vram)
         free_memory(device)
         own = options.replace(mode=mode, vram=vram)
         models = random_models(mode, device, resolve_dtype(options.dtype, device))
         row: dict[str, Any] = {"limit_gib": vram, "mode": mode, "size": size}
+        attention = resolve_attention(own, models.config.sampling, device, models.dtype)
+        whole = PIPELINES[mode](models, attention, color=own.color_fix)
+        fitting: Fitting | None = None
         try:
-            fitting: Fitting = fit(own, geometry, models.config, device, models.dtype)
-            attention = resolve_attention(own, models.config.sampling, device)
-            pipeline = PIPELINES[mode](models, attention, color=own.color_fix).placed(fitting.placement)
-            pipeline.residency.set(fitting.placement.weights)
+            fitting = fit(own, geometry, models.config, device, models.dtype)
+        except FlashVSRError as error:
+            row["failed"] = str(error)[:300]
+        steps = 0
+        while fitting is not None:  # as a job does: on an out-of-memory error one step down the ladder
+            whole.residency.set(fitting.placement.weights)
             free_memory(device)
             torch.cuda.reset_peak_memory_stats(device)
-            row |= {"plan": fitting.text(), "fps": round(run(pipeline, geometry, FRAMES), 2)}
-        except (torch.OutOfMemoryError, FlashVSRError) as error:
-            row["failed"] = str(error)[:300]
+            try:
+                fps = round(run(whole.placed(fitting.placement), geometry, FRAMES), 2)
+            except torch.OutOfMemoryError as error:
+                failure, lower = str(error)[:300], fitting.lower()
+            else:
+                row |= {"plan": fitting.text(), "steps_down": steps, "fps": fps}
+                break
+            steps, fitting = steps + 1, lower
+            if fitting is None:
+                row["failed"] = failure
         row["peak_gib"] = round(torch.cuda.max_memory_allocated(device) / GIB, 2)
         row["reserved_gib"] = round(torch.cuda.max_memory_reserved(device) / GIB, 2)
         rows.append(row)
         print(json.dumps(row), flush=True)
-        models = pipeline = None  # type: ignore[assignment]
+        del whole, models
     limit_memory(device, None)
     return rows
 
@@ -260,6 +268,7 @@ def main() -> None:
     parser.add_argument("--attention", default="auto")
     parser.add_argument("--sizes", nargs="+", default=SIZES)
     parser.add_argument("--limits", nargs="+", default=[], help="GIB:WIDTHxHEIGHT[:MODE], CUDA only")
+    parser.add_argument("--limited-only", action="store_true", help="leave out the runs without a limit")
     parser.add_argument("--cpu-case", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.cpu_case is not None:
@@ -269,7 +278,11 @@ def main() -> None:
     options = Options(device=str(device), dtype=arguments.dtype, attention=arguments.attention)
     report: dict[str, Any]
     if arguments.limits:
-        report = {"rows": [row for text in arguments.limits for row in within_limit(text, options, device)]}
+        report = {
+            "rows": [
+                row for text in arguments.limits for row in within_limit(text, options, device, arguments.limited_only)
+            ]
+        }
     elif device.type == "cuda":
         report = fit_cuda(options, device, arguments.sizes)
     else:

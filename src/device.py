@@ -127,7 +127,7 @@ def limit_memory(device: torch.device, vram: float | None) -> None:
     if device.type != "cuda":
         return
     total = torch.cuda.get_device_properties(device).total_memory
-    torch.cuda.set_per_process_memory_fraction(min(1.0, (vram or 1e9) * 2**30 / total), device)
+    torch.cuda.set_per_process_memory_fraction(min(1.0, (vram or 1e9) * 2**30 / total), device.index or 0)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -9,7 +9,7 @@ from src.config import Options
 from src.device import keep_freed_memory, limit_memory, resolve_device, resolve_dtype
 from src.hub import Progress as DownloadProgress
 from src.models.manager import ModelManager, Models
-from src.ops.attention import resolve_attention
+from src.ops.resolve import resolve_attention
 from src.pipelines.full import FlashVSRFullPipeline
 from src.pipelines.stream import Pipeline
 from src.pipelines.tiny import FlashVSRTinyPipeline
@@ -38,9 +38,9 @@ def make_engine(options: Options, download: DownloadProgress | None = None) -> E
     if device.type == "cpu":
         keep_freed_memory()
     limit_memory(device, options.vram)
-    manager = ModelManager(options.models_dir, device, resolve_dtype(options.dtype, device))
+    manager = ModelManager(options.models_dir, device, resolve_dtype(options.dtype, device), options.precision)
     release = manager.choose(options.model, options.mode)
     models = manager.load(release, options.mode, download)
-    attention = resolve_attention(options, models.config.sampling, device)
+    attention = resolve_attention(options, models.config.sampling, device, models.dtype)
     pipeline = PIPELINES[options.mode](models, attention, color=options.color_fix, seed=options.seed)
     return Engine(release, models, pipeline)

@@ -21,7 +21,7 @@ from src.hub import Progress as DownloadProgress
 from src.journal import discard, identity
 from src.memory import GIB
 from src.overlap import Ahead, Behind
-from src.pipelines.geometry import Geometry, to_uint8, to_uint16, upscale_alpha
+from src.pipelines.geometry import Geometry, to_host, to_uint8, to_uint16, upscale_alpha
 from src.pipelines.stream import Pipeline
 from src.plan import Fitting, fit, geometry_of, target_of
 from src.reports import Controls, Progress, Result
@@ -65,8 +65,8 @@ def upscale(frames: Iterable[np.ndarray], options: Options, engine: Engine | Non
     pipeline = _place(engine, options, fitting)
     scenes = Scenes(checked(), _detector(options))
     try:
-        for part in _parts(pipeline, scenes, geometry):
-            yield from _arrays(part, options)
+        for part in _arrays(_parts(pipeline, scenes, geometry), options):
+            yield from part
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -191,9 +191,9 @@ class _Run:
             scenes = Scenes(_without_alpha(incoming, alphas), _detector(options), skip, settled=self.done)
             scenes.cuts = [cut for cut in sink.cuts if cut < skip]
             sink.cuts = scenes.cuts
-            for part in _parts(pipeline, scenes, self.geometry, skip - scene):
+            for part in _arrays(_parts(pipeline, scenes, self.geometry, skip - scene), options):
                 before = self.done
-                for frame in _arrays(part, options):
+                for frame in part:
                     alpha = alphas.popleft() if alphas else None
                     if drop:
                         drop -= 1
@@ -248,11 +248,11 @@ def _detector(options: Options) -> CutDetector | None:
     return None if options.no_scene_cuts else CutDetector(options.scene_threshold)
 
 
-def _arrays(part: Tensor, options: Options) -> np.ndarray:
-    """(F, 3, H, W) in [0, 1] -> (F, H, W, 3) uint8, or uint16 for more bits."""
+def _arrays(parts: Iterator[Tensor], options: Options) -> Iterator[np.ndarray]:
+    """Parts (F, 3, H, W) in [0, 1] -> (F, H, W, 3) uint8, or uint16 for more bits, in main memory."""
     if options.bit_depth == "8":
-        return to_uint8(part).cpu().numpy()
-    return to_uint16(part).cpu().numpy().astype(np.uint16)
+        return to_host(map(to_uint8, parts))
+    return (levels.astype(np.uint16) for levels in to_host(map(to_uint16, parts)))
 
 
 def _without_alpha(frames: Iterable[np.ndarray], alphas: deque[np.ndarray]) -> Iterator[np.ndarray]:

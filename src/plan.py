@@ -76,7 +76,8 @@ def fit(options: Options, geometry: Geometry, config: ModelConfig, device: torch
         out_height=geometry.out_height,
         out_width=geometry.out_width,
         element=element,
-        key_element=1 if options.attention == "sage" and device.type == "cuda" else element,
+        # int8 keys wherever the kernels run, which "auto" takes: see ``resolve_attention``.
+        key_element=1 if options.attention in ("auto", "sage") and device.type == "cuda" and element == 2 else element,
         lq_element=4 if cpu or element == 4 else 2,
         kv_len=options.kv_ratio or config.sampling.kv_ratio,
         latents_at_once=PIPELINES[options.mode].latents_at_once,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -67,7 +68,10 @@ def to_float(frame: np.ndarray | Tensor, device: torch.device) -> Tensor:
     if isinstance(frame, np.ndarray):
         top = 255.0 if frame.dtype == np.uint8 else 65535.0
         # A copy, and wider where torch has no unsigned 16-bit arithmetic: a reader's buffer may be read-only.
-        tensor = torch.from_numpy(frame.astype(np.uint8 if frame.dtype == np.uint8 else np.int32)).to(device)
+        tensor = torch.from_numpy(frame.astype(np.uint8 if frame.dtype == np.uint8 else np.int32))
+        if device.type == "cuda":
+            tensor = tensor.pin_memory()  # so that the copy waits for nothing
+        tensor = tensor.to(device, non_blocking=True)
     else:
         top, tensor = 255.0, frame.to(device)
     return tensor.permute(2, 0, 1)[None].to(torch.float32).contiguous().div_(top)
@@ -115,3 +119,27 @@ def to_uint8(frames: Tensor, truncate: bool = False) -> Tensor:
     if not truncate:
         levels.add_(0.5)
     return levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def to_host(parts: Iterable[Tensor]) -> Iterator[np.ndarray]:
+    """Parts of frames as arrays in main memory, in order.
+
+    From a GPU one part late: while a part is copied, and while whoever iterates is busy with it, the GPU
+    already works on the next one.
+    """
+    waiting: tuple[Tensor, torch.cuda.Event] | None = None
+    for part in parts:
+        if part.device.type != "cuda":
+            yield part.cpu().numpy()
+            continue
+        host = torch.empty(part.shape, dtype=part.dtype, pin_memory=True)
+        host.copy_(part, non_blocking=True)
+        copied = torch.cuda.Event()
+        copied.record(torch.cuda.current_stream(part.device))
+        if waiting is not None:
+            waiting[1].synchronize()
+            yield waiting[0].numpy()
+        waiting = (host, copied)
+    if waiting is not None:
+        waiting[1].synchronize()
+        yield waiting[0].numpy()

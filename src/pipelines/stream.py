@@ -19,13 +19,17 @@ from torch import Tensor
 from src import chunks
 from src.errors import DeviceError
 from src.memory import Placement
+from src.models.dit_graph import velocity
 from src.models.manager import Models
 from src.models.residency import Residency
-from src.ops.attention import Attention, AttentionPlan
+from src.ops.attention import Attention
+from src.ops.plan import AttentionPlan
 from src.pipelines.geometry import Geometry, to_float, upscale_lq
 from src.pipelines.tiles import denoise_tiles, tiles_of
-from src.state import ConvState, KVCache, StreamState
+from src.state import ConvState, StreamState
 from toolbox.color import color_fix
+
+FINISH_NUMBERS = 32 << 20  # colour-fixed at once: eight frames of 1280 x 720
 
 
 class Pipeline(ABC):
@@ -74,7 +78,7 @@ class Pipeline(ABC):
         first, later = (n // chunks.WINDOW_FRAMES for n in (chunks.FIRST_LATENTS, chunks.NEXT_LATENTS))
         return StreamState(
             projector=ConvState(),
-            caches=[KVCache(self.attention.kv_len, first, later) for _ in self.models.dit.blocks],
+            caches=self.attention.new_caches(len(self.models.dit.blocks), first, later),
             decoder=self.new_decoder_state(),
         )
 
@@ -146,7 +150,9 @@ class Pipeline(ABC):
         models, first = self.models, chunks.first_latent(state.chunk) + state.origin
         tokens = models.projector(lq.to(models.dtype), state.projector)
         # One Euler step of flow matching from sigma 1 to 0.
-        latents = start - models.dit(start, tokens, models.constants, plan, state.caches, first)
+        # A recorded graph knows the places of all it reads: not for what wanders between the device and main memory.
+        still = self.placement.weights == "resident" and not self.placement.park
+        latents = start - velocity(models.dit, start, tokens, models.constants, plan, state, first, still)
         # Looking costs a wait for the device, so only where the range of numbers is small.
         if models.dtype == torch.float16 and not bool(latents.isfinite().all()):
             raise DeviceError("the numbers of the model do not fit into fp16 here; use --dtype bf16 or fp32")
@@ -174,7 +180,10 @@ class Pipeline(ABC):
             generator = torch.Generator().manual_seed(int.from_bytes(digest, "little"))
             shape = (1, models.config.dit.in_dim, group, rows, columns)
             parts.append(torch.randn(shape, generator=generator))
-        return (torch.cat(parts, dim=2) * scale).to(models.device, models.dtype)
+        drawn = torch.cat(parts, dim=2).mul_(scale).to(models.dtype)
+        if models.device.type == "cuda":
+            drawn = drawn.pin_memory()  # so that the copy waits for nothing
+        return drawn.to(models.device, non_blocking=True)
 
     def _decode_chunk(
         self, latents: Tensor, condition: Tensor, state: StreamState, geometry: Geometry
@@ -208,10 +217,16 @@ class Pipeline(ABC):
         """Crop the padding, fix the colours against the LQ frames: (F, 3, H, W) in [-1, 1] -> [0, 1], float32."""
         # Cropped first: the padding is no part of the picture and must not weigh in its colours.
         where = (..., slice(geometry.out_height), slice(geometry.out_width))
-        out = frames[where].float()
-        if self.color != "none":
-            out = color_fix(self.color, out, lq[where].float())
-        return out.add(1).mul_(0.5).clamp_(0, 1)
+        frames, lq = frames[where], lq[where]
+        out = torch.empty(frames.shape, dtype=torch.float32, device=frames.device)
+        # Every frame for itself, so few at once: in float32 they are large.
+        count = max(1, FINISH_NUMBERS // frames[0].numel())
+        for one, reference, into in zip(frames.split(count), lq.split(count), out.split(count), strict=True):
+            fixed = one.float()
+            if self.color != "none":
+                fixed = color_fix(self.color, fixed, reference.float())
+            torch.add(fixed, 1, out=into).mul_(0.5).clamp_(0, 1)
+        return out
 
 
 class _Source:

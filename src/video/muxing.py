@@ -9,6 +9,7 @@ from pathlib import Path
 
 from src.video import ffmpeg
 from src.video.containers import FORMATS, track_arguments
+from src.video.presets import RawSound
 from src.video.probe import MediaInfo, loose_format
 from src.video.reader import clip_window
 
@@ -65,6 +66,12 @@ def around_the_video(
         output=[*limit, *form],
         clock=ffmpeg.keep_clock(f"1:{source.video_index}", loose_format(source.format)),
     )
+
+
+def with_sound(path: Path, sound: RawSound) -> Around:
+    """A sound of its own, which begins with the picture, instead of the tracks of a source."""
+    form = ["-f", FORMATS[path.suffix.lower()]]
+    return Around(source=[*sound.input], tracks=[*sound.output], output=form)
 
 
 def output_arguments(path: Path, codec: str) -> list[str]:

@@ -13,11 +13,13 @@ from src.errors import InputError, OutputExistsError, VideoError
 from src.video import ffmpeg
 from src.video.containers import check_container
 from src.video.encoders import Encoder, pick_encoder
-from src.video.muxing import around_the_video, output_arguments
+from src.video.muxing import around_the_video, output_arguments, with_sound
 from src.video.paths import commit, same_file, temporary_path
 from src.video.pictures import check_frame, to_8bit
+from src.video.presets import RawSound
 from src.video.probe import MediaInfo
 from src.video.reader import SCALE_FLAGS
+from src.video.streams import is_rgb
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +60,8 @@ class VideoWriter:
         overwrite: bool = False,
         hardware: str = "off",
         bit_depth: int = 8,
+        encoder: Encoder | None = None,
+        sound: RawSound | None = None,
         alpha: bool = False,
         colors: MediaInfo | None = None,
         ticks: int | None = None,
@@ -68,6 +72,7 @@ class VideoWriter:
         ``bit_depth``: 8, or 10 (hevc, av1, prores; for uint16 frames). ``alpha``: frames are RGBA (prores only).
         ``colors``: whose primaries and transfer the picture has (default: those of ``source``). ``ticks`` per second of
         the video track, for MP4 and MOV (default: FFmpeg's choice).
+        ``encoder``: used instead of one picked for ``codec``. ``sound``: taken instead of the tracks of ``source``.
         Raises InputError for what cannot be written so, OutputExistsError, VideoError when the
         folder is not writable.
         """
@@ -79,11 +84,14 @@ class VideoWriter:
         self._alpha, self._ticks = alpha, ticks
         self._colors = colors or source
         self.frames_written = 0
-        self._check(codec, quality, hardware)
-        encoder = pick_encoder(codec, hardware == "auto", width, height)
+        self._sound = sound
+        self._check(codec if encoder is None else encoder.codec, quality, hardware)
+        if encoder is None:
+            encoder = pick_encoder(codec, hardware == "auto", width, height)
         self.encoder = encoder.name
-        if "444" in encoder.pixel_format(width, height):
+        if encoder.codec in ("h264", "hevc", "av1") and "444" in encoder.pixel_format(width, height):
             log.warning("%s: %dx%d is odd and so kept as 4:4:4, which some players cannot show", path, width, height)
+        self._rgb = is_rgb(encoder.pixel_format(width, height, self._deep))
         self.process: ffmpeg.Process | None = None
         self._temporary: Path | None = temporary_path(self.path)
         try:
@@ -134,7 +142,12 @@ class VideoWriter:
         if self.process is None:
             raise VideoError(f"{self.path} is closed already; no more frames can be written")
         check_frame(frame, self.width, self.height, 4 if self._alpha else 3)
-        frame = _for_swscale(frame) if self._deep else to_8bit(frame)
+        if not self._deep:
+            frame = to_8bit(frame)
+        elif self._rgb:
+            frame = frame.astype(np.uint16) * 257 if frame.dtype == np.uint8 else frame
+        else:
+            frame = _for_swscale(frame)
         samples = np.ascontiguousarray(frame, "<u2" if self._deep else np.uint8)
         view = samples.reshape(-1).view(np.uint8).data
         try:
@@ -195,13 +208,17 @@ class VideoWriter:
         if self._alpha:
             pipe_format = "rgba64le" if self._deep else "rgba"
         size = f"{self.width}x{self.height}"
-        around = around_the_video(self.path, self._source, self._start, self._end, self.fps)
+        if self._sound is not None:
+            around = with_sound(self.path, self._sound)
+        else:
+            around = around_the_video(self.path, self._source, self._start, self._end, self.fps)
         args = ["-loglevel", "warning", "-y", *around.before]
         args += ["-f", "rawvideo", "-pix_fmt", pipe_format, "-s", size, "-framerate", str(self.fps), "-i", "pipe:0"]
         args += [*around.source, "-map", "0:v:0", "-vf", self._filters(encoder)]
         primaries, transfer = self._tags()
         matrix = self._matrix()
-        args += ["-colorspace", _MATRIX_NAMES[matrix], "-color_range", "tv"]
+        if not self._rgb:
+            args += ["-colorspace", _MATRIX_NAMES[matrix], "-color_range", "tv"]
         args += ["-color_primaries", primaries, "-color_trc", transfer]
         args += encoder.arguments(quality, self.width, self.height, self._deep, self._alpha)
         if self._ticks is not None:
@@ -211,6 +228,8 @@ class VideoWriter:
 
     def _filters(self, encoder: Encoder) -> str:
         pix_fmt = encoder.pixel_format(self.width, self.height, self._deep, self._alpha)
+        if self._rgb:
+            return f"format={pix_fmt}"
         matrix = self._matrix()
         scale = f"scale=flags={SCALE_FLAGS}:in_range=pc:out_color_matrix={matrix}:out_range=tv"
         scale += ffmpeg.chroma_location("out", "left", pix_fmt)
