@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 PIPELINES: dict[str, type[Pipeline]] = {
     pipeline.mode: pipeline for pipeline in (FlashVSRTinyPipeline, FlashVSRTinyLongPipeline, FlashVSRFullPipeline)
 }
+Preview = Callable[[int, np.ndarray], None]  # frames done, the last of them
 READ_AHEAD = 8  # input frames: one later chunk
 WRITE_BEHIND = 8  # output frames
 NOT_YET = ("tiled_vae", "tiled_dit", "tile_size", "overlap", "unload_dit")
@@ -122,11 +123,13 @@ def upscale_file(
     cancel: threading.Event | None = None,
     engine: Engine | None = None,
     download: DownloadProgress | None = None,
+    preview: Preview | None = None,
 ) -> Result:
     """Upscale a video, a picture, or a folder of pictures into one file.
 
     ``progress`` is called after every piece of output, ``cancel`` stops within one chunk (raises
-    Cancelled), ``engine`` skips loading. Whatever is raised, nothing is left under the output's name.
+    Cancelled), ``engine`` skips loading. ``preview`` is handed the number of frames done and the last of them,
+    (H, W, 3) uint8, after every piece of output. Whatever is raised, nothing is left under the output's name.
     """
     if options.input is None:
         raise InputError("--input needs a value")
@@ -141,7 +144,7 @@ def upscale_file(
             engine = engine or make_engine(options, download)
             began = time.perf_counter()
             with readable_out_of_memory(geometry):
-                frames = _run(source, sink, engine.pipeline, options, progress, cancel)
+                frames = _run(source, sink, engine.pipeline, options, progress, cancel, preview)
     seconds = time.perf_counter() - began
     return Result(
         path=target,
@@ -181,6 +184,7 @@ def _run(
     options: Options,
     progress: Callable[[Progress], None] | None,
     cancel: threading.Event | None,
+    preview: Preview | None = None,
 ) -> int:
     """Read, compute and write side by side. Returns the number of frames written."""
     began, done = time.perf_counter(), 0
@@ -191,6 +195,8 @@ def _run(
             for frame in to_uint8(part).cpu().numpy():
                 outgoing.put(frame)
             done += part.shape[0]
+            if preview is not None:
+                preview(done, frame)
             if progress is not None:
                 progress(Progress(done, source.frames_expected, time.perf_counter() - began))
             if cancel is not None and cancel.is_set():
