@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from src import hub, releases
+from src import hub, releases, tensor_files
 from src.errors import WeightsError
 from src.models import weights
 from src.models.weights import assign, check_versions, read_prompt, read_tensors
@@ -130,29 +130,30 @@ def test_safetensors_under_another_suffix(tmp_path):
 def test_only_the_wanted_tensors_are_read(tmp_path, monkeypatch):
     path = write(tmp_path, {**STATE, "encoder.huge": torch.ones(1000)})
     placed = []
-    real = weights._place
+    real = tensor_files.place
     monkeypatch.setattr(
-        weights, "_place", lambda path, source, key, *rest: placed.append(key) or real(path, source, key, *rest)
+        tensor_files, "place", lambda path, source, key, *rest: placed.append(key) or real(path, source, key, *rest)
     )
     read(path)
     assert sorted(placed) == sorted(STATE)
 
 
-@pytest.mark.parametrize("part", ["dit", "lq_proj", "tcdecoder", "vae"])
+@pytest.mark.parametrize("part", ["dit", "lq_proj", "tcdecoder", "vae", "rife"])
 def test_the_manifests_match_under_every_accepted_name(part):
     manifest = json.loads((GOLDEN / f"manifest_{part}.json").read_text())["tensors"]
     name = {"lq_proj": "projector"}.get(part, part)
-    prefix = weights.PREFIXES.get(name, "")
+    prefix = tensor_files.PREFIXES.get(name, "")
+    manifest = {key.removeprefix(prefix): shape for key, shape in manifest.items()}
     for keys in (list(manifest), [prefix + key for key in manifest]):
-        source = weights._Source(
+        source = tensor_files.TensorSource(
             {key: tuple(manifest[key.removeprefix(prefix)]) for key in keys},
             dict.fromkeys(keys, "F32"),
             lambda key: None,
         )
-        names = weights._match(source, manifest, name)
+        names = tensor_files._match(source, manifest, name)
         assert list(names) == list(manifest)
         assert sorted(names.values()) == sorted(keys)
-        weights._check_fit(Path("x"), source, names, manifest, name, None)
+        tensor_files._check_fit(Path("x"), source, names, manifest, name, None)
 
 
 # --------------------------------------------------------------------------- what is refused

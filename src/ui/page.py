@@ -52,15 +52,15 @@ def make_page(service: Service) -> gr.Blocks:
             gr.HTML(lambda: _problem(service))
         with gr.Tabs():
             with gr.Tab("Video", id="video"):
-                MediaTab(service, "video").build()
+                MediaTab(service, "video").build(page)
             with gr.Tab("Image", id="image"):
-                MediaTab(service, "image").build()
+                MediaTab(service, "image").build(page)
             with gr.Tab("Queue", id="queue"):
                 gr.HTML(_QUEUE)
             with gr.Tab("Toolbox", id="toolbox"):
                 build_toolbox_tab(service)
             with gr.Tab("Settings", id="settings"):
-                build_settings_tab(service)
+                build_settings_tab(service, page)
     return page
 
 

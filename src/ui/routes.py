@@ -78,6 +78,7 @@ def make_routes(service: Service) -> list[Route]:
 def _state(service: Service, owner: str, query: Any) -> dict[str, Any]:
     version = service.store.version
     answer: dict[str, Any] = {"version": str(version), "monitor": service.monitor.read(), "local": service.local}
+    answer["theme"] = service.settings.current.theme
     jobs = service.store.all(None if service.local else owner)
     if query.get("since") != answer["version"]:
         answer["jobs"] = [_shown(job) for job in jobs]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import logging
 import os
 import shutil
@@ -43,11 +44,14 @@ class Service:
             folder.mkdir(parents=True, exist_ok=True)
         self.settings = SettingsFile(self.data / "settings.json")
         self.store = Store(self.data / "queue.sqlite")
-        self.supervisor = Supervisor(self.store, self.jobs_folder, self._ended)
+        self.supervisor = Supervisor(self.store, self.jobs_folder, self._lost)
         self.monitor = Monitor()
         self._clean_up()
 
     def start(self) -> None:
+        for job in self.store.all():
+            if job.status == "interrupted":
+                self._lost(job)
         self.supervisor.start()
 
     def close(self) -> None:
@@ -201,13 +205,12 @@ class Service:
             raise PermissionError(str(path))
         return path
 
-    def _ended(self, job: Job) -> None:
-        """Half-written files of a worker that was killed."""
-        target = Path(_target(job)) if _target(job) else None
-        if job.status != "interrupted" or target is None or not target.parent.is_dir():
-            return
-        for path in target.parent.glob(f".{target.stem[:40]}.partial-*"):
-            path.unlink(missing_ok=True)
+    def _lost(self, job: Job) -> None:
+        """Half-written files of a worker that was killed: nobody else removes them."""
+        target = Path(_target(job))
+        if _target(job) and target.parent.is_dir():
+            for path in target.parent.glob(f".{glob.escape(target.stem[:40])}.partial-*"):
+                path.unlink(missing_ok=True)
 
     def _clean_up(self) -> None:
         """Folders of jobs that nobody knows any more."""

@@ -25,9 +25,9 @@ CANCEL_SECONDS = 180.0  # one chunk takes less even on a slow CPU; a worker that
 class Supervisor:
     """One thread that runs one job at a time in one worker process."""
 
-    def __init__(self, store: Store, jobs_folder: Path, on_end: Callable[[Job], None] | None = None) -> None:
-        """``jobs_folder``: every job has a folder of its name there. ``on_end``: called with each job that ended."""
-        self._store, self._folder, self._on_end = store, jobs_folder, on_end
+    def __init__(self, store: Store, jobs_folder: Path, on_lost: Callable[[Job], None] | None = None) -> None:
+        """``jobs_folder``: every job has a folder of its name there. ``on_lost``: called when a job's worker vanished."""
+        self._store, self._folder, self._on_lost = store, jobs_folder, on_lost
         self._wake, self._stop = threading.Event(), threading.Event()
         self._lock = threading.Lock()
         self._process: BaseProcess | None = None
@@ -110,14 +110,13 @@ class Supervisor:
             status, payload = self._follow(job)
         except OSError as error:
             status, payload = "failed", f"the worker process cannot be started: {error}"
-        with self._lock:
-            self._current, self._progress = None, {}
+        if status == "interrupted" and self._on_lost is not None:
+            self._on_lost(job)
         result = payload if isinstance(payload, dict) else {}
         error_text = payload if isinstance(payload, str) else ""
         self._store.update(job.id, status=status, result=result, error=error_text, finished=time.time())
-        ended = self._store.get(job.id)
-        if ended is not None and self._on_end is not None:
-            self._on_end(ended)
+        with self._lock:
+            self._current, self._progress = None, {}
 
     def _follow(self, job: Job) -> tuple[str, Any]:
         """Wait for the end of the running job: its status and its result or its error."""

@@ -39,7 +39,7 @@ class MediaTab:
     service: Service
     media: str
 
-    def build(self) -> None:
+    def build(self, page: gr.Blocks) -> None:
         self.fields = widgets.fields(self.media)
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=280):
@@ -49,6 +49,8 @@ class MediaTab:
             with gr.Column(scale=6, min_width=300):
                 gr.HTML(f'<section id="live-{self.media}" aria-label="Result"></section>')
         self._connect()
+        outputs = [self.preset, *self.controls]
+        page.load(self.on_load, None, outputs, show_progress="hidden", api_visibility="private")
 
     # ------------------------------------------------------------------ what is seen
 
@@ -168,9 +170,13 @@ class MediaTab:
             return _error(_without_folder(str(error), files[0]))
         return f'<div class="fv-trim">{"".join(figures)}</div>'
 
+    def on_load(self) -> list[Any]:
+        """A fresh page begins with the preset of the settings."""
+        return self.on_preset(self.service.settings.current.preset)
+
     def on_preset(self, name: str) -> list[Any]:
         values = preset_values(name, has_full=self._has_full())
-        updates = [gr.update(info=ABOUT[name])]
+        updates = [gr.update(value=name, info=ABOUT[name])]
         for item in self.fields:
             updates.append(gr.update(value=_shown(values[item.name])) if item.name in values else gr.skip())
         return updates

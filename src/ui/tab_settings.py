@@ -18,7 +18,7 @@ from src.ui.settings import THEMES, Settings
 _THEME_JS = "(theme) => window.flashvsr.theme(theme)"
 
 
-def build_settings_tab(service: Service) -> None:
+def build_settings_tab(service: Service, page: gr.Blocks) -> None:
     now = service.settings.current
     with gr.Row(equal_height=False):
         with gr.Column(min_width=300):
@@ -64,6 +64,12 @@ def build_settings_tab(service: Service) -> None:
         params = {"release": name, "mode": mode, "models_dir": str(service.settings.current.models)}
         service.submit_other("download", f"Download of {name}", params, owner, "download")
 
+    def on_load() -> tuple[str, ...]:
+        current = service.settings.current
+        return current.output_folder, current.models_folder, current.theme, current.preset
+
+    # What was saved since the program started, possibly in another tab of the browser.
+    page.load(on_load, None, [output, models, theme, preset], show_progress="hidden", api_visibility="private")
     theme.input(None, theme, None, js=_THEME_JS)
     save.click(on_save, [output, models, theme, preset], table, api_visibility="private")
     button.click(on_download, [release, large], None, api_visibility="private").success(

@@ -44,7 +44,7 @@ def check_container(path: Path, codec: str) -> None:
     extension = path.suffix.lower()
     if extension not in FORMATS:
         raise InputError(f"{path}: a video is written as {', '.join(FORMATS)}, not {extension or 'without extension'}")
-    if extension == ".webm" and codec != "av1":
+    if extension == ".webm" and codec not in ("av1", "vp9"):
         raise InputError(f"{path}: webm cannot hold {codec}; webm needs --codec av1")
 
 

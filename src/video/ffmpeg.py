@@ -161,13 +161,13 @@ def reason(lines: Sequence[str], count: int = 3) -> str:
 class Process:
     """A running FFmpeg whose log is drained by a thread, so that it can never block on a full pipe."""
 
-    def __init__(self, args: Sequence[str], *, feed: bool) -> None:
-        """Start it. ``feed``: its standard input is a pipe; otherwise its standard output is one."""
+    def __init__(self, args: Sequence[str], *, feed: bool, both: bool = False) -> None:
+        """Start it. ``feed``: its standard input is a pipe, otherwise its standard output; ``both``: both are."""
         try:
             self._popen: subprocess.Popen[bytes] = subprocess.Popen(
                 command(args),
-                stdin=subprocess.PIPE if feed else subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL if feed else subprocess.PIPE,
+                stdin=subprocess.PIPE if feed or both else subprocess.DEVNULL,
+                stdout=subprocess.PIPE if both or not feed else subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 bufsize=0,
                 **_popen_options(),
@@ -230,6 +230,10 @@ class Process:
         if status is not None and status < 0:
             return f"it was killed by signal {-status}; its last words: {reason(lines)}"
         return reason(lines)
+
+    def kill(self) -> None:
+        """End it now; its pipes stay to be read to their end. Safe from another thread."""
+        self._popen.kill()
 
     def stop(self) -> None:
         """End it now, whatever it is doing, and free its pipes. Does nothing when it has ended."""

@@ -16,8 +16,10 @@ from src.video.containers import FORMATS, check_container, track_arguments
 from src.video.encoders import Encoder, pick_encoder
 from src.video.paths import commit, same_file, temporary_path
 from src.video.pictures import check_frame, to_8bit
+from src.video.presets import RawSound
 from src.video.probe import MediaInfo, loose_format
 from src.video.reader import SCALE_FLAGS, clip_window
+from src.video.streams import is_rgb
 
 log = logging.getLogger(__name__)
 
@@ -57,11 +59,15 @@ class VideoWriter:
         overwrite: bool = False,
         hardware: str = "off",
         bit_depth: int = 8,
+        encoder: Encoder | None = None,
+        sound: RawSound | None = None,
     ) -> None:
         """``width``, ``height``: pixels of a frame. ``fps``: its exact rate. ``quality``: 1..10.
 
         ``hardware``: "auto" uses a hardware encoder if a trial with it succeeds, "off" never.
         ``bit_depth``: 8, or 10 (hevc and av1; for uint16 frames).
+        ``encoder``: used instead of one picked for ``codec``. ``sound``: taken instead of the
+        tracks of ``source`` (of which then only the colour tags are used).
         Raises InputError for what cannot be written so, OutputExistsError, VideoError when the
         folder is not writable.
         """
@@ -71,11 +77,14 @@ class VideoWriter:
         self._overwrite = overwrite
         self._deep = bit_depth > 8
         self.frames_written = 0
-        self._check(codec, quality, hardware)
-        encoder = pick_encoder(codec, hardware == "auto", width, height)
+        self._sound = sound
+        self._check(codec if encoder is None else encoder.codec, quality, hardware)
+        if encoder is None:
+            encoder = pick_encoder(codec, hardware == "auto", width, height)
         self.encoder = encoder.name
-        if "444" in encoder.pixel_format(width, height):
+        if encoder.codec in ("h264", "hevc", "av1") and "444" in encoder.pixel_format(width, height):
             log.warning("%s: %dx%d is odd and so kept as 4:4:4, which some players cannot show", path, width, height)
+        self._rgb = is_rgb(encoder.pixel_format(width, height, self._deep))
         self.process: ffmpeg.Process | None = None
         self._temporary: Path | None = temporary_path(self.path)
         try:
@@ -125,8 +134,11 @@ class VideoWriter:
         if not self._deep:
             frame = to_8bit(frame)
         else:
-            # swscale takes 255 << 8 for white.
-            frame = frame.astype(np.uint16) << 8 if frame.dtype == np.uint8 else np.take(_TO_SWSCALE, frame)
+            # swscale takes 255 << 8 for white where it makes YUV of it.
+            if self._rgb:
+                frame = frame.astype(np.uint16) * 257 if frame.dtype == np.uint8 else frame
+            else:
+                frame = frame.astype(np.uint16) << 8 if frame.dtype == np.uint8 else np.take(_TO_SWSCALE, frame)
         samples = np.ascontiguousarray(frame, "<u2" if self._deep else np.uint8)
         view = samples.reshape(-1).view(np.uint8).data
         try:
@@ -192,9 +204,13 @@ class VideoWriter:
         args += ["-f", "rawvideo", "-pix_fmt", pipe_format, "-s", size, "-framerate", str(self.fps), "-i", "pipe:0"]
         args += [*source_args, "-map", "0:v:0", "-vf", self._filters(encoder)]
         primaries, transfer = self._tags()
-        args += ["-colorspace", "bt709", "-color_range", "tv", "-color_primaries", primaries, "-color_trc", transfer]
+        if not self._rgb:
+            args += ["-colorspace", "bt709", "-color_range", "tv"]
+        args += ["-color_primaries", primaries, "-color_trc", transfer]
         args += encoder.arguments(quality, self.width, self.height, self._deep)
-        if self._source is not None:
+        if self._sound is not None:
+            args += self._sound.output
+        elif self._source is not None:
             args += track_arguments(self.path, self._source, cut=bool(limit))
             if self._source.language:
                 args += ["-metadata:s:v:0", f"language={self._source.language}"]
@@ -205,7 +221,7 @@ class VideoWriter:
             if encoder.codec == "hevc":
                 args += ["-tag:v", "hvc1"]  # the name Apple's players look for
         args += ["-fps_mode", "passthrough", "-f", FORMATS[extension], ffmpeg.url(temporary)]
-        if self._source is None:
+        if self._source is None or self._sound is not None:
             return args
         return [*args, *ffmpeg.keep_clock(f"1:{self._source.video_index}", loose_format(self._source.format))]
 
@@ -216,6 +232,8 @@ class VideoWriter:
         video can only be moved by whole frames, so the source is moved by what remains.
         """
         source = self._source
+        if self._sound is not None:
+            return 0, [*self._sound.input], []
         if source is None:
             return 0, [], []
         part = clip_window(source, self._start, self._end, self.fps)
@@ -241,6 +259,8 @@ class VideoWriter:
 
     def _filters(self, encoder: Encoder) -> str:
         pix_fmt = encoder.pixel_format(self.width, self.height, self._deep)
+        if self._rgb:
+            return f"format={pix_fmt}"
         scale = f"scale=flags={SCALE_FLAGS}:in_range=pc:out_color_matrix=bt709:out_range=tv"
         scale += ffmpeg.chroma_location("out", "left", pix_fmt)
         primaries, transfer = self._tags()

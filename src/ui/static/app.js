@@ -2,7 +2,7 @@
 import { el } from "./compare.js";
 import { bytes, card, panel, queueRow, setText, update } from "./jobs.js";
 
-const state = { version: "", jobs: [], progress: null, local: true, monitor: null, chosen: {}, failed: 0 };
+const state = { version: "", jobs: [], progress: null, local: true, monitor: null, chosen: {}, failed: 0, theme: window.flashvsrTheme };
 const busy = () => state.jobs.some((job) => job.status === "running" || job.status === "queued");
 
 async function poll() {
@@ -15,6 +15,7 @@ async function poll() {
     state.progress = found.progress || null;
     state.monitor = found.monitor;
     state.local = found.local;
+    if (found.theme !== state.theme) theme((state.theme = found.theme));
     state.failed = 0;
   } catch (error) {
     state.failed += 1;
@@ -181,5 +182,5 @@ const waitForPage = setInterval(() => {
   clearInterval(waitForPage);
   draw();
 }, 50);
-theme(document.documentElement.dataset.theme || window.flashvsrTheme || "system");
+theme(window.flashvsrTheme);
 refresh();
