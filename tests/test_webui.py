@@ -1,7 +1,10 @@
 """The page in a real browser over a real server: what a person does, from the drop to the saved file."""
 
+import base64
+import json
 import os
 import signal
+import sqlite3
 
 import pytest
 from playwright.sync_api import expect, sync_playwright
@@ -43,9 +46,9 @@ def clips(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def long_clip(tmp_path_factory):
-    """The sample twenty times over: a job that is still running when a test wants to disturb it."""
+    """Tiny but long: a job that still runs when a test wants to disturb it."""
     path = tmp_path_factory.mktemp("long") / "long.mp4"
-    ffmpeg("-stream_loop", 19, "-i", SAMPLE, "-c", "copy", path)
+    ffmpeg("-f", "lavfi", "-i", "testsrc2=s=64x48:r=25", "-frames:v", 4000, "-preset", "ultrafast", path)
     return path
 
 
@@ -143,7 +146,7 @@ def test_cancel_and_a_reload_in_the_middle(page, server, long_clip):
     drop(page, "video", long_clip)
     small(page)
     page.click("#video-run")
-    expect(live(page).locator(".fv-line-text")).to_contain_text("of 1000 frames")
+    expect(live(page).locator(".fv-line-text")).to_contain_text("of 4000 frames")
     page.reload()
     expect(live(page).get_by_role("button", name="Cancel")).to_be_visible()
     live(page).get_by_role("button", name="Pause").click()
@@ -189,6 +192,48 @@ def test_a_batch_with_one_broken_file(page, server, clips, tmp_path):
     expect(page.locator("#fv-history")).to_contain_text("2 of 3 done · 1 failed")
 
 
+def test_again_export_and_toolbox(page, server, clips):
+    drop(page, "video", clips[0])
+    small(page)
+    page.click("#video-run")
+    expect(live(page).locator(".fv-compare")).to_be_visible()
+    live(page).get_by_role("button", name="Export side by side").click()
+    expect(live(page).locator("h3")).to_have_text("Comparison of clip 0.mp4")
+    expect(live(page).locator(".fv-badge")).to_have_text("done")
+    exported = next(path for path in server.outputs.glob("clip 0*_compare.mp4"))
+    assert "128x48" in describe(exported)
+
+    page.get_by_role("tab", name="Queue", exact=True).click()
+    before = len(server.jobs())
+    card = page.locator(".fv-card", has_text="clip 0.mp4").filter(has_text="64 × 48").last
+    expect(card.locator("img")).to_be_visible()
+    card.get_by_role("button", name="Run again").click()
+    wait_for(lambda: len(server.jobs()) == before + 1, "one more job")
+    idle(server)
+    again = server.jobs()[0]
+    assert (again["status"], again["result"]["frames"]) == ("done", 9)
+
+    card.get_by_role("button", name="View").click()
+    live(page).get_by_role("button", name="Send to toolbox").click()
+    expect(page.locator("#toolbox-known input")).to_have_value("clip 0_1x.mp4 (result)")
+    for tool in ("Export (writes the result)", "Loop (filter)"):
+        page.locator("#toolbox-tool input").click()
+        page.get_by_role("option", name=tool).click()
+        page.click("#toolbox-add")
+        expect(page.get_by_role("heading", name=tool.split(" (")[0])).to_be_visible()
+    page.locator("#tool-times").locator("input, textarea").fill("3")
+    page.click("#toolbox-run")
+    expect(live(page, "toolbox").locator("video")).to_be_visible()
+    assert server.jobs()[0]["result"]["frames"] == 27
+    page.locator("#toolbox-tool input").click()
+    page.get_by_role("option", name="Analyse (report)").click()
+    page.click("#toolbox-add")
+    expect(page.get_by_role("heading", name="Analyse")).to_be_visible()
+    page.click("#toolbox-run")
+    expect(live(page, "toolbox").locator("table")).to_contain_text("h264")
+    assert page.complaints == []
+
+
 @pytest.mark.parametrize(("name", "content"), [("empty.mp4", b""), ("really a pdf.mp4", b"%PDF-1.4\n" * 99)])
 def test_bad_files_are_named_at_once(page, server, tmp_path, name, content):
     path = tmp_path / name
@@ -205,7 +250,7 @@ def test_a_killed_worker_leaves_the_page_alive(page, server, clips, long_clip):
     drop(page, "video", long_clip)
     small(page)
     page.click("#video-run")
-    expect(live(page).locator(".fv-line-text")).to_contain_text("of 1000 frames")
+    expect(live(page).locator(".fv-line-text")).to_contain_text("of 4000 frames")
     os.kill(worker_of(server), signal.SIGKILL)
     expect(live(page).locator(".fv-badge")).to_have_text("interrupted")
     expect(live(page)).to_contain_text("signal 9")
@@ -227,3 +272,101 @@ def worker_of(server):
     found = [child.pid for child in children if "spawn_main" in " ".join(child.cmdline())]
     assert len(found) == 1
     return found[0]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_a_phone_shows_everything(browser, server, theme):
+    page = open_page(browser, server, viewport={"width": 390, "height": 844}, color_scheme=theme)
+    for tab in ("Video", "Image", "Queue", "Toolbox", "Settings"):
+        entry = page.get_by_role("tab", name=tab, exact=True)
+        if entry.is_visible():
+            entry.click()
+        else:
+            page.locator(".overflow-menu > button").click()
+            page.locator(".overflow-dropdown button", has_text=tab).click()
+        page.wait_for_timeout(300)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, tab
+        cut = page.evaluate(
+            """() => [...document.querySelectorAll("label, button, p, dd, h3, span")]
+                .filter((e) => e.offsetParent && e.innerText.trim() && e.getBoundingClientRect().right > 391)
+                .map((e) => e.outerHTML.slice(0, 150))"""
+        )
+        assert cut == [], tab
+    # Text stands out against what is behind it.
+    dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (sum(int(x) for x in dark.strip("rgba()").split(",")[:3]) < 200) == (theme == "dark")
+    page.context.close()
+
+
+def test_settings_and_jobs_survive_a_restart(browser, tmp_path, clips):
+    server = Server(tmp_path)
+    try:
+        page = open_page(browser, server)
+        page.get_by_role("tab", name="Settings", exact=True).click()
+        page.locator("#set-output").locator("input, textarea").fill(str(tmp_path / "elsewhere"))
+        choose(page, "set-theme", "dark")
+        choose(page, "set-preset", "Low VRAM")
+        page.click("#set-save")
+        expect(page.locator(".toast-body")).to_contain_text("Settings are saved")
+        page.context.close()
+        server.kill()
+        server.start()
+        page = open_page(browser, server)
+        expect(page.locator("#video-preset input:checked")).to_have_value("Low VRAM")
+        expect(page.locator("body")).to_have_class("dark")
+        drop(page, "video", clips[0])
+        small(page)
+        page.click("#video-run")
+        expect(live(page).locator(".fv-compare")).to_be_visible()
+        assert [path.name for path in (tmp_path / "elsewhere").glob("*.mp4")] == ["clip 0_1x.mp4"]
+        server.stop()
+        (tmp_path / "data" / "settings.json").write_text('{"theme": "purple", "preset": "Fast"')
+        server.start()
+        page.reload()
+        expect(page.locator("#video-preset input:checked")).to_have_value("Balanced")
+        expect(page.get_by_role("alert").first).to_contain_text("settings.json has a problem")
+        expect(live(page).locator("h3")).to_have_text("clip 0.mp4")
+        page.context.close()
+    finally:
+        server.stop()
+
+
+def test_nothing_outside_is_served(server):
+    inside = server.jobs()
+    assert server.status("gradio_api/file=/etc/passwd") == 403
+    assert server.status("gradio_api/file=" + str(server.data / "queue.sqlite")) == 403
+    assert server.status("app/static/..%2froutes.py") == 404
+    assert server.status("app/media/nobody/path") == 404
+    done = next(job for job in inside if job["result"].get("name"))
+    assert server.status(f"app/media/{done['id']}/path") == 200
+    assert server.status(f"app/media/{done['id']}/..%2f..%2fqueue.sqlite") == 404
+    with sqlite3.connect(server.data / "queue.sqlite") as database:
+        # Even a job that claims to have written a foreign file does not make it readable.
+        database.execute("UPDATE jobs SET result=? WHERE id=?", ('{"path": "/etc/passwd"}', done["id"]))
+    assert server.status(f"app/media/{done['id']}/path") == 403
+    assert server.status("app/state", Host="evil.example") == 403
+    assert server.status(f"app/jobs/{done['id']}/again", "POST") == 403
+    assert server.status(f"app/jobs/{done['id']}/again", "POST", X_FlashVSR="1", Origin="http://evil.example") == 403
+
+
+def test_users_log_in_and_do_not_meet(browser, tmp_path, clips):
+    server = Server(tmp_path, "--listen", "--auth", "ann:secret1", "--auth", "bob:secret2")
+    try:
+        assert server.status("") == 401
+        assert server.status("app/state") == 401
+        wrong = base64.b64encode(b"ann:secret2").decode()
+        assert server.status("app/state", Authorization=f"Basic {wrong}") == 401
+        ann = open_page(browser, server, http_credentials={"username": "ann", "password": "secret1"})
+        drop(ann, "video", clips[0])
+        small(ann)
+        ann.click("#video-run")
+        expect(live(ann).locator(".fv-compare")).to_be_visible()
+        assert [path.name for path in (server.outputs / "ann").glob("*.mp4")] == ["clip 0_1x.mp4"]
+        job = live(ann).locator("article").get_attribute("data-job")
+        login = {"Authorization": "Basic " + base64.b64encode(b"bob:secret2").decode()}
+        assert json.loads(server.get("app/state", **login))["jobs"] == []
+        assert server.status(f"app/media/{job}/path", **login) == 404
+        assert server.status(f"app/jobs/{job}/remove", "POST", X_FlashVSR="1", **login) == 404
+        ann.context.close()
+    finally:
+        server.stop()

@@ -12,7 +12,7 @@ from src.ui.routes import STATIC
 from src.ui.service import Service
 from src.ui.tab_media import MediaTab
 from src.ui.tab_settings import build_settings_tab
-from src.ui.tab_toolbox import build_toolbox_tab
+from src.ui.tab_toolbox import ToolboxTab
 
 _HEADER = f"""<div class="fv-top"><h1>FlashVSR+<small>video super-resolution, {VERSION}</small></h1>
 <div id="fv-monitor" role="status" aria-label="Load of the machine"></div></div>"""
@@ -57,8 +57,8 @@ def make_page(service: Service) -> gr.Blocks:
                 MediaTab(service, "image").build(page)
             with gr.Tab("Queue", id="queue"):
                 gr.HTML(_QUEUE)
-            with gr.Tab("Toolbox", id="toolbox"):
-                build_toolbox_tab(service)
+            with gr.Tab("Toolbox", id="toolbox") as tab:
+                ToolboxTab(service).build(page, tab)
             with gr.Tab("Settings", id="settings"):
                 build_settings_tab(service, page)
     return page

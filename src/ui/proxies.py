@@ -36,12 +36,18 @@ def make_proxies(options: Options, result: Path, context: Context) -> dict[str, 
     before = context.folder / "before.mp4"
     with open_source(options.input, options.start, options.end, options.fps) as source:
         _write(before, iter(source), (source.height, source.width), source.fps, context)
-    info, after = probe(result), result
-    if info.codec not in _BROWSER_VIDEOS.get(result.suffix.lower(), ()) or info.pix_fmt not in ("yuv420p", "yuvj420p"):
-        after = context.folder / "after.mp4"
-        with open_source(result) as source:
-            _write(after, iter(source), (source.height, source.width), source.fps, context, sound=info)
-    return {"before": str(before), "after": str(after), "rate": float(info.fps)}
+    return {"before": str(before), "after": str(browser_copy(result, context)), "rate": float(probe(result).fps)}
+
+
+def browser_copy(video: Path, context: Context) -> Path:
+    """``video`` itself if browsers play it, otherwise a copy in the job's folder that they do."""
+    info = probe(video)
+    if info.codec in _BROWSER_VIDEOS.get(video.suffix.lower(), ()) and info.pix_fmt in ("yuv420p", "yuvj420p"):
+        return video
+    copy = context.folder / "after.mp4"
+    with open_source(video) as source:
+        _write(copy, iter(source), (source.height, source.width), source.fps, context, sound=info)
+    return copy
 
 
 def make_export(before: Path, after: Path, target: Path, context: Context) -> dict[str, Any]:

@@ -94,6 +94,7 @@ def _shown(job: Job) -> dict[str, Any]:
     if job.result.get("path"):
         result["name"] = Path(job.result["path"]).name
         result["compare"] = bool(job.result.get("before"))
+        result["playable"] = bool(job.result.get("after"))
     options = {k: v for k, v in job.params.get("options", {}).items() if k not in _HIDDEN_OPTIONS}
     return {
         "id": job.id,

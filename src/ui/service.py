@@ -46,6 +46,7 @@ class Service:
         self.store = Store(self.data / "queue.sqlite")
         self.supervisor = Supervisor(self.store, self.jobs_folder, self._lost)
         self.monitor = Monitor()
+        self.sent_to_toolbox: dict[str, str] = {}  # by user, until the tab is opened
         self._clean_up()
 
     def start(self) -> None:
@@ -85,11 +86,11 @@ class Service:
 
     def _submit_one(self, file: Path, values: dict[str, Any], media: str, owner: str, batch: str) -> Job:
         job_id = new_id()
-        source = self._adopt(file, job_id)
+        source = self.adopt(file, job_id)
         options = Options(**values, input=source)
         kind = "picture" if is_picture(source) else "video"
         wanted = output_path(source, f"{self.outputs(owner)}/", kind=kind, suffix=_suffix(options))
-        target = self._free(wanted)
+        target = self.free_name(wanted)
         params = {"options": {**_plain(values), "input": str(source), "output": str(target)}}
         job = Job("upscale", source.name, params, media=media, owner=owner, batch=batch, id=job_id)
         job = self.store.add(job)
@@ -120,11 +121,11 @@ class Service:
             raise InputError(f"{job.title} has no comparison to export")
         result = Path(done["path"])
         suffix = ".png" if is_picture(result) else ".mp4"
-        target = self._free(self.outputs(job.owner) / f"{result.stem}_compare{suffix}")
+        target = self.free_name(self.outputs(job.owner) / f"{result.stem}_compare{suffix}")
         params = {"before": done["before"], "after": done["path"], "target": str(target)}
         return self.submit_other("export", f"Comparison of {job.title}", params, job.owner, job.media)
 
-    def _adopt(self, file: Path, job_id: str) -> Path:
+    def adopt(self, file: Path, job_id: str) -> Path:
         """An upload gets a safe name in the job's own folder; a file of this computer stays where it is."""
         if not inside(file, [self.uploads, self.jobs_folder]):
             return file
@@ -140,7 +141,7 @@ class Service:
             raise InputError(f"{file.name} cannot be stored in {self.data}: {error.strerror or error}") from error
         return target
 
-    def _free(self, wanted: Path) -> Path:
+    def free_name(self, wanted: Path) -> Path:
         """``wanted``, numbered until neither a file nor a waiting job has the name."""
         taken = {_target(job) for job in self.store.all() if job.status in (*ACTIVE, "interrupted")}
         path, number = wanted, 1
@@ -173,6 +174,8 @@ class Service:
             return self.again(job)
         elif action == "export":
             return self.export(job)
+        elif action == "toolbox":
+            self.sent_to_toolbox[job.owner if not self.local else ""] = f"{job.id}/path"
         elif action == "open" and self.local:
             open_folder(Path(_target(job)))
         else:
@@ -184,10 +187,8 @@ class Service:
         if job.status == "running":
             raise InputError("the job is running: cancel it first")
         self.store.remove(job.id)
-        users = {str(Path(other.params["options"]["input"]).parent) for other in self.store.all() if _is_upscale(other)}
-        folder = self.jobs_folder / job.id
-        if str(folder) not in users:
-            shutil.rmtree(folder, ignore_errors=True)
+        # "Run again" links the upload into a folder of its own, so this one is nobody else's.
+        shutil.rmtree(self.jobs_folder / job.id, ignore_errors=True)
 
     def media(self, job: Job, name: str) -> Path | None:
         """A file of a job that the page may fetch; None if there is none or it lies outside our folders."""
@@ -258,10 +259,6 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
 
 def _suffix(options: Options) -> str:
     return f"_{float(options.scale):g}x"
-
-
-def _is_upscale(job: Job) -> bool:
-    return job.kind == "upscale"
 
 
 def _target(job: Job) -> str:

@@ -8,7 +8,6 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -106,7 +105,8 @@ class Store:
 
     def move_first(self, job_id: str) -> None:
         self._write(
-            "UPDATE jobs SET place=(SELECT MIN(place) FROM jobs WHERE status='queued')-1 WHERE id=? AND status='queued'",
+            "UPDATE jobs SET place=(SELECT MIN(place) FROM jobs WHERE status='queued')-1"
+            " WHERE id=? AND status='queued'",
             job_id,
         )
 

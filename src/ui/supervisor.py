@@ -26,7 +26,7 @@ class Supervisor:
     """One thread that runs one job at a time in one worker process."""
 
     def __init__(self, store: Store, jobs_folder: Path, on_lost: Callable[[Job], None] | None = None) -> None:
-        """``jobs_folder``: every job has a folder of its name there. ``on_lost``: called when a job's worker vanished."""
+        """``jobs_folder``: every job has its own folder there. ``on_lost``: called when a job's worker vanished."""
         self._store, self._folder, self._on_lost = store, jobs_folder, on_lost
         self._wake, self._stop = threading.Event(), threading.Event()
         self._lock = threading.Lock()

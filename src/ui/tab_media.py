@@ -75,7 +75,7 @@ class MediaTab:
         with gr.Group(visible=False) as self.trim:
             self.start = gr.Slider(0, 1, 0, step=0.01, label="Start (seconds)", buttons=[], elem_id="trim-start")
             self.end = gr.Slider(0, 1, 1, step=0.01, label="End (seconds)", buttons=[], elem_id="trim-end")
-            self.trim_frames = gr.HTML("", elem_id="trim-frames", padding=True)
+            self.trim_frames = gr.HTML("", elem_id="trim-frames", padding=True, elem_classes="fv-plain")
 
     def _build_options(self) -> None:
         start = self.service.settings.current.preset
@@ -108,9 +108,13 @@ class MediaTab:
 
     def _connect(self) -> None:
         inputs = [self.files, self.folder, self.start, self.end, *self.controls]
-        look = {"fn": self.on_files, "inputs": [self.files], "outputs": [self.facts, self.trim, self.start, self.end]}
+        look: dict[str, Any] = {
+            "fn": self.on_files,
+            "inputs": [self.files],
+            "outputs": [self.facts, self.trim, self.start, self.end],
+        }
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        estimate = {"fn": self.on_estimate, "inputs": inputs, "outputs": [self.estimate]} | quiet
+        estimate: dict[str, Any] = {"fn": self.on_estimate, "inputs": inputs, "outputs": [self.estimate]} | quiet
         frames = {
             "fn": self.on_trim,
             "inputs": [self.files, self.start, self.end],
@@ -187,8 +191,7 @@ class MediaTab:
         try:
             facts = facts_of(Path(files[0]), self.media)
             chosen = self._values(facts if len(files) == 1 else None, start, end, values)
-            models = str(self.service.settings.current.models)
-            options = Options(**chosen, input=files[0], models_dir=models)
+            options = Options(**chosen, input=Path(files[0]), models_dir=self.service.settings.current.models)
             rows = estimate(options, facts, self.service.store.speeds)
         except FlashVSRError as error:
             return _error(_without_folder(str(error), files[0]))

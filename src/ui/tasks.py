@@ -15,8 +15,9 @@ from src.errors import Cancelled, FlashVSRError
 from src.hub import fetch
 from src.releases import get_release
 from src.ui import frames
-from src.ui.proxies import make_export, make_proxies
 from src.ui.context import Context
+from src.ui.proxies import make_export, make_proxies
+from src.ui.tool_task import run_tools
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ TASKS: dict[str, Callable[[dict[str, Any], Context], dict[str, Any]]] = {
     "upscale": upscale,
     "export": export,
     "download": download,
+    "tool": run_tools,
 }
 
 

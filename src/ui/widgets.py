@@ -39,7 +39,8 @@ def label_of(name: str) -> str:
 
 def make_widget(item: dataclasses.Field[Any], prefix: str) -> gr.components.Component:
     """One control with label, help, bounds and choices of the option."""
-    meta, default = item.metadata, item.default
+    meta: Any = item.metadata
+    default: Any = item.default
     common: dict[str, Any] = {
         "label": label_of(item.name),
         "info": _sentence(meta["help"]),
@@ -57,14 +58,14 @@ def make_widget(item: dataclasses.Field[Any], prefix: str) -> gr.components.Comp
 
 
 def _number(item: dataclasses.Field[Any], common: dict[str, Any]) -> gr.components.Component:
-    default = float(item.default) if isinstance(item.default, Fraction) else item.default
+    default: Any = float(item.default) if isinstance(item.default, Fraction) else item.default
     bounds, whole = item.metadata["bounds"], item.metadata["kind"] == "int"
     step = 1 if whole else 0.25
     if bounds and default is not None and (bounds[1] - bounds[0]) / step <= _SLIDER_STEPS:
         return gr.Slider(bounds[0], bounds[1], value=default, step=step, buttons=[], **common)
-    limits = {"minimum": bounds[0], "maximum": bounds[1]} if bounds and bounds[1] < 2**53 else {}
-    hint = {"placeholder": "default"} if default is None else {}
-    return gr.Number(value=default, precision=0 if whole else None, **limits, **hint, **common)
+    # An empty field means the default, which a number field cannot say; Options checks the text.
+    shown = "" if default is None else str(default)
+    return gr.Textbox(value=shown, placeholder="default", **common)
 
 
 def to_values(items: list[dataclasses.Field[Any]], values: list[Any]) -> dict[str, Any]:
@@ -72,7 +73,7 @@ def to_values(items: list[dataclasses.Field[Any]], values: list[Any]) -> dict[st
     found = {}
     for item, value in zip(items, values, strict=True):
         default = float(item.default) if isinstance(item.default, Fraction) else item.default
-        if value is None or value == "" or value == default:
+        if value is None or value == "" or value == default or value == str(default):
             continue
         found[item.name] = value
     return found

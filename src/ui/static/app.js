@@ -3,6 +3,13 @@ import { el } from "./compare.js";
 import { bytes, card, panel, queueRow, setText, update } from "./jobs.js";
 
 const state = { version: "", jobs: [], progress: null, local: true, monitor: null, chosen: {}, failed: 0, theme: window.flashvsrTheme };
+const EMPTY = {
+  video: "Your result appears here: drop a clip, choose a preset, press Upscale.",
+  image: "Your result appears here: drop a picture, choose a preset, press Upscale.",
+  toolbox: "The result of the chain appears here.",
+  download: "A running download appears here.",
+};
+const TABS = { video: "Video", image: "Image", toolbox: "Toolbox", download: "Settings" };
 const busy = () => state.jobs.some((job) => job.status === "running" || job.status === "queued");
 
 async function poll() {
@@ -58,8 +65,7 @@ function drawLive(media) {
   if (place.dataset.key !== key) {
     place.dataset.key = key;
     place.replaceChildren(job ? panel(job, state.local) : el("p", { class: "fv-empty" },
-      media === "video" ? "Your result appears here: drop a clip, choose a preset, press Upscale."
-        : "Your result appears here: drop a picture, choose a preset, press Upscale."));
+      EMPTY[media]));
   }
   if (job) update(place, job, state.progress, waitingBefore(job));
 }
@@ -108,6 +114,7 @@ function draw() {
   drawLive("video");
   drawLive("image");
   drawLive("download");
+  drawLive("toolbox");
   drawList("fv-queue", [...waiting].reverse(), queueRow, "Nothing is waiting.");
   drawList("fv-history", state.jobs.filter((job) => !waiting.includes(job)), card, "Finished jobs appear here.");
   drawMonitor();
@@ -133,7 +140,7 @@ async function act(button) {
   const known = state.jobs.find((one) => one.id === job);
   if (action === "view") {
     state.chosen[known.media] = job;
-    openTab(known.media === "image" ? "Image" : "Video");
+    openTab(TABS[known.media]);
     draw();
     return;
   }

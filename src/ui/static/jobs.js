@@ -42,14 +42,15 @@ export function optionText(job) {
 
 function facts(job) {
   const done = job.result;
-  if (!done.width) return el("p", {}, "Finished.");
+  if (!done.width) return null;
   const speed = done.seconds ? `${seconds(done.seconds)} (${(done.frames / done.seconds).toFixed(2)} frames per second)` : "";
   return el(
     "dl", { class: "fv-facts" },
     row("File", done.name), row("Size", `${done.width} × ${done.height}${done.bytes ? `, ${bytes(done.bytes)}` : ""}`),
     row("Frames", done.frames > 1 ? `${done.frames}${done.rate ? ` at ${Number(done.rate.toFixed(3))} per second` : ""}` : ""),
     row("Time", speed), row("Model", done.model ? `${done.model} on ${done.device}` : ""),
-    row("Memory", done.peak_memory ? `${bytes(done.peak_memory)} at most` : ""), row("Options", optionText(job)),
+    row("Memory", done.peak_memory ? `${bytes(done.peak_memory)} at most` : ""), row("Options", job.kind === "upscale" ? optionText(job) : ""),
+    (done.notes || []).flatMap((note) => row("Note", note)),
   );
 }
 
@@ -62,6 +63,20 @@ function ended(job, local) {
   ];
 }
 
+function player(job) {
+  const done = job.result;
+  if (done.rows) {
+    return el("table", { class: "fv-table" }, el("tbody", {},
+      done.rows.map(([name, value]) => el("tr", {}, el("th", { scope: "row" }, name), el("td", {}, value)))));
+  }
+  if (!done.name) return null;
+  if (done.tool_kind === "animation" || /\.(png|jpe?g|webp|gif)$/i.test(done.name)) {
+    return el("img", { class: "fv-player", src: media(job, "path"), alt: done.name });
+  }
+  if (done.tool_kind === "frames") return null;
+  return el("video", { class: "fv-player", src: media(job, done.playable ? "after" : "path"), controls: true });
+}
+
 function finished(job, local) {
   const done = job.result;
   const compare = done.compare
@@ -69,9 +84,7 @@ function finished(job, local) {
         before: media(job, "before"), after: media(job, "after"), rate: done.rate || 0,
         width: done.width, height: done.height, title: job.title,
       })
-    : job.media === "video" && done.name
-      ? el("video", { class: "fv-player", src: media(job, "path"), controls: true })
-      : null;
+    : player(job);
   return [
     compare,
     el(
@@ -121,8 +134,8 @@ export function update(node, job, progress, ahead) {
   const words = [];
   if (job.status === "queued") words.push(ahead ? `waiting, ${ahead} before it` : "next in line");
   if (own && own.frames) {
-    words.push(`${own.frames}${own.expected ? ` of ${own.expected}` : ""} frames`);
-    words.push(`${own.fps.toFixed(own.fps < 10 ? 2 : 1)} FPS`);
+    if (own.unit !== "%") words.push(`${own.frames}${own.expected ? ` of ${own.expected}` : ""} frames`);
+    if (own.fps) words.push(`${own.fps.toFixed(own.fps < 10 ? 2 : 1)} FPS`);
     if (own.eta !== null && own.eta !== undefined && !own.paused) words.push(`${seconds(own.eta)} left`);
   }
   if (loading) words.push(`${bytes(own.bytes)} of ${bytes(own.bytes_expected)}`);
@@ -167,7 +180,7 @@ export function card(job, local) {
     el("div", { class: "fv-grow" },
       el("header", {}, el("strong", {}, job.title), badge(job)),
       el("p", { class: "fv-dim" }, words || ""),
-      el("p", { class: "fv-dim" }, `${new Date(job.created * 1000).toLocaleString()} · ${optionText(job)}`),
+      el("p", { class: "fv-dim" }, `${new Date(job.created * 1000).toLocaleString()}${job.kind === "upscale" ? ` · ${optionText(job)}` : ""}`),
       el("div", { class: "fv-actions" },
         job.status === "done" && job.media ? button(job, "view", "View") : null,
         job.status === "done" && done.name ? el("a", { class: "fv-button", href: media(job, "path", "?download"), download: done.name }, "Save") : null,
