@@ -81,14 +81,14 @@ def _state(service: Service, owner: str, query: Any) -> dict[str, Any]:
     answer["theme"] = service.settings.current.theme
     jobs = service.store.all(None if service.local else owner)
     if query.get("since") != answer["version"]:
-        answer["jobs"] = [_shown(job) for job in jobs]
+        answer["jobs"] = [_shown(service, job) for job in jobs]
     progress = service.supervisor.progress()
     if progress and any(job.id == progress.get("job") for job in jobs):
         answer["progress"] = progress
     return answer
 
 
-def _shown(job: Job) -> dict[str, Any]:
+def _shown(service: Service, job: Job) -> dict[str, Any]:
     """What the page needs of a job; folders of the server stay here."""
     result = {key: value for key, value in job.result.items() if key not in ("before", "after", "path")}
     if job.result.get("path"):
@@ -108,4 +108,5 @@ def _shown(job: Job) -> dict[str, Any]:
         "seconds": (job.finished - job.started) if job.finished and job.started else None,
         "options": options,
         "result": result,
+        "thumb": (service.jobs_folder / job.id / "thumb.jpg").is_file(),
     }

@@ -54,7 +54,9 @@ def upscale(params: dict[str, Any], context: Context) -> dict[str, Any]:
 
 def export(params: dict[str, Any], context: Context) -> dict[str, Any]:
     """``params``: before, after, target. The two side by side in one file."""
-    return make_export(Path(params["before"]), Path(params["after"]), Path(params["target"]), context)
+    facts = make_export(Path(params["before"]), Path(params["after"]), Path(params["target"]), context)
+    frames.save_thumbnail(Options(input=facts["path"]), context.folder)
+    return facts
 
 
 def download(params: dict[str, Any], context: Context) -> dict[str, Any]:

@@ -161,12 +161,11 @@ export function setText(node, text) {
 }
 
 const thumb = (job) =>
-  el("img", { class: "fv-thumb", src: media(job, "thumb"), alt: "", loading: "lazy", onerror: (event) => event.target.classList.add("fv-none") });
+  job.thumb ? el("img", { class: "fv-thumb", src: media(job, "thumb"), alt: "", loading: "lazy" }) : el("div", { class: "fv-thumb" });
 
 export function queueRow(job) {
   const [bar, text, actions] = working(job);
   return el("li", { class: "fv-row", "data-job": job.id },
-    job.status === "running" ? thumb(job) : null,
     el("div", { class: "fv-grow" }, el("header", {}, el("strong", {}, job.title), badge(job)), bar, text), actions);
 }
 
