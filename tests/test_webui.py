@@ -62,6 +62,19 @@ def live(page, media="video"):
     return page.locator(f"#live-{media}")
 
 
+def start(page, server, media="video", **login):
+    """Press Upscale and wait until the page shows the new job. Its id."""
+
+    def newest():
+        return next((job["id"] for job in json.loads(server.get("app/state", **login))["jobs"]), None)
+
+    before = newest()
+    page.click(f"#{media}-run")
+    job = wait_for(lambda: newest() not in (before, None) and newest(), "a new job")
+    live(page, media).locator(f'article[data-job="{job}"]').wait_for()
+    return job
+
+
 def idle(server):
     """Wait until nothing runs."""
     wait_for(lambda: not [j for j in server.jobs() if j["status"] in ("queued", "running")], "an empty queue")
@@ -102,7 +115,7 @@ def test_a_clip_from_the_drop_to_the_saved_file(page, server):
     set_number(page, "trim-end", 1.16)
     expect(page.locator("#video-estimate")).to_contain_text("400 × 225")
     expect(page.locator("#video-estimate")).to_contain_text("29, ")
-    page.click("#video-run")
+    start(page, server)
     expect(live(page).locator(".fv-line-text")).to_contain_text("of 29 frames")
     expect(live(page).locator(".fv-previews")).to_be_visible()
     for name in (".fv-in", ".fv-out"):
@@ -145,7 +158,7 @@ def compare_follows_the_slider(page):
 def test_cancel_and_a_reload_in_the_middle(page, server, long_clip):
     drop(page, "video", long_clip)
     small(page)
-    page.click("#video-run")
+    start(page, server)
     expect(live(page).locator(".fv-line-text")).to_contain_text("of 4000 frames")
     page.reload()
     expect(live(page).get_by_role("button", name="Cancel")).to_be_visible()
@@ -167,7 +180,7 @@ def test_a_picture(page, server, tmp_path):
     drop(page, "image", path)
     choose(page, "image-model", "nano")
     set_number(page, "image-scale", 2)
-    page.click("#image-run")
+    start(page, server, "image")
     expect(live(page, "image").locator(".fv-compare img")).to_have_count(2)
     expect(live(page, "image").locator(".fv-facts")).to_contain_text("120 × 80")
     assert (server.outputs / "a picture_2x.png").is_file()
@@ -195,7 +208,7 @@ def test_a_batch_with_one_broken_file(page, server, clips, tmp_path):
 def test_again_export_and_toolbox(page, server, clips):
     drop(page, "video", clips[0])
     small(page)
-    page.click("#video-run")
+    start(page, server)
     expect(live(page).locator(".fv-compare")).to_be_visible()
     live(page).get_by_role("button", name="Export side by side").click()
     expect(live(page).locator("h3")).to_have_text("Comparison of clip 0.mp4")
@@ -249,7 +262,7 @@ def test_bad_files_are_named_at_once(page, server, tmp_path, name, content):
 def test_a_killed_worker_leaves_the_page_alive(page, server, clips, long_clip):
     drop(page, "video", long_clip)
     small(page)
-    page.click("#video-run")
+    start(page, server)
     expect(live(page).locator(".fv-line-text")).to_contain_text("of 4000 frames")
     os.kill(worker_of(server), signal.SIGKILL)
     expect(live(page).locator(".fv-badge")).to_have_text("interrupted")
@@ -259,7 +272,7 @@ def test_a_killed_worker_leaves_the_page_alive(page, server, clips, long_clip):
     page.wait_for_selector("#video-run")
     drop(page, "video", clips[2])
     small(page)
-    page.click("#video-run")
+    start(page, server)
     expect(live(page).locator("h3")).to_have_text("clip 2.mp4")
     expect(live(page).locator(".fv-compare")).to_be_visible()
 
@@ -316,7 +329,7 @@ def test_settings_and_jobs_survive_a_restart(browser, tmp_path, clips):
         expect(page.locator("body")).to_have_class("dark")
         drop(page, "video", clips[0])
         small(page)
-        page.click("#video-run")
+        start(page, server)
         expect(live(page).locator(".fv-compare")).to_be_visible()
         assert [path.name for path in (tmp_path / "elsewhere").glob("*.mp4")] == ["clip 0_1x.mp4"]
         server.stop()
@@ -359,10 +372,10 @@ def test_users_log_in_and_do_not_meet(browser, tmp_path, clips):
         ann = open_page(browser, server, http_credentials={"username": "ann", "password": "secret1"})
         drop(ann, "video", clips[0])
         small(ann)
-        ann.click("#video-run")
+        own = {"Authorization": "Basic " + base64.b64encode(b"ann:secret1").decode()}
+        job = start(ann, server, **own)
         expect(live(ann).locator(".fv-compare")).to_be_visible()
         assert [path.name for path in (server.outputs / "ann").glob("*.mp4")] == ["clip 0_1x.mp4"]
-        job = live(ann).locator("article").get_attribute("data-job")
         login = {"Authorization": "Basic " + base64.b64encode(b"bob:secret2").decode()}
         assert json.loads(server.get("app/state", **login))["jobs"] == []
         assert server.status(f"app/media/{job}/path", **login) == 404
