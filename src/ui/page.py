@@ -27,6 +27,10 @@ def make_theme() -> gr.themes.Base:
     theme = gr.themes.Soft(primary_hue="indigo", neutral_hue="stone", font=sans, font_mono=mono)
     # Titles as plain words, and grey text that can be read: 4.5 to 1 or more in both themes.
     return theme.set(
+        body_background_fill="*neutral_50",
+        block_background_fill="white",
+        block_border_width="1px",
+        block_shadow="none",
         block_title_background_fill="none",
         block_title_background_fill_dark="none",
         block_title_text_color="*body_text_color",

@@ -136,7 +136,7 @@ export function update(node, job, progress, ahead) {
   if (own && own.frames) {
     if (own.unit !== "%") words.push(`${own.frames}${own.expected ? ` of ${own.expected}` : ""} frames`);
     if (own.fps) words.push(`${own.fps.toFixed(own.fps < 10 ? 2 : 1)} FPS`);
-    if (own.eta !== null && own.eta !== undefined && !own.paused) words.push(`${seconds(own.eta)} left`);
+    if (own.eta && !own.paused) words.push(`${seconds(own.eta)} left`);
   }
   if (loading) words.push(`${bytes(own.bytes)} of ${bytes(own.bytes_expected)}`);
   if (own && own.message) words.push(own.message);
