@@ -123,7 +123,11 @@ class MediaTab:
         self.files.change(**look, api_visibility="private").then(**estimate).then(**frames)
         for control in self.controls:
             # release and blur: not at every step of a drag, not at every letter
-            event = getattr(control, "release", None) or getattr(control, "blur", None) or control.change
+            event = control.input
+            if isinstance(control, gr.Slider):
+                event = control.release
+            elif isinstance(control, gr.Textbox):
+                event = control.blur
             event(**estimate, trigger_mode="always_last")
         for slider in (self.start, self.end):
             slider.release(**estimate, trigger_mode="always_last").then(**frames)
