@@ -100,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _talk(quiet, verbose)
         return _upscale(options, quiet)
     except KeyboardInterrupt:
-        print("stopped; nothing was written", file=sys.stderr)
+        print("stopped; run the same command again to go on after the last finished segment", file=sys.stderr)
         return 130
     except FlashVSRError as error:
         if verbose:
@@ -134,30 +134,83 @@ def _talk(quiet: bool, verbose: bool) -> None:
         logger.setLevel(level)
 
 
+class _Bar:
+    """The progress bar of a job, made with its first frames: until then only log lines are shown."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.quiet = quiet
+        self.bar: Any = None
+
+    def show(self, progress: Any) -> None:
+        from tqdm import tqdm
+
+        if self.quiet:
+            return
+        if self.bar is None:
+            settings: dict[str, Any] = {"unit": "frame", "smoothing": 0, "dynamic_ncols": True, "leave": False}
+            self.bar = tqdm(total=progress.expected, initial=progress.resumed, **settings)
+            self.bar.start_t -= progress.seconds
+        self.bar.update(progress.frames - self.bar.n)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+        self.bar = None
+
+
 def _upscale(options: Options, quiet: bool) -> int:
-    from tqdm import tqdm
+    from src.batch import videos_in
+    from src.jobs import upscale_file
+    from src.plan import plan_job
 
-    from src.engine import Progress, upscale_file
-
-    bars: list[tqdm[Any]] = []  # made with the first frames: until then only log lines are shown
-
-    def show(progress: Progress) -> None:
-        if not bars:
-            bars.append(tqdm(total=progress.expected, unit="frame", smoothing=0, dynamic_ncols=True, leave=False))
-            bars[0].start_t -= progress.seconds
-        bars[0].update(progress.frames - bars[0].n)
-
+    if options.input.is_dir() and (videos := videos_in(options.input)):
+        return _batch(options, quiet, len(videos))
+    if options.dry_run:
+        print("\n".join(plan_job(options).lines()))
+        return 0
+    bar = _Bar(quiet)
     try:
-        result = upscale_file(options, progress=None if quiet else show)
+        result = upscale_file(options, progress=bar.show)
     finally:
-        for bar in bars:
-            bar.close()
+        bar.close()
     memory = "" if result.peak_memory is None else f", {result.peak_memory / 2**30:.1f} GiB at most"
     print(
         f"{result.frames} frames of {result.width}x{result.height} in {result.seconds:.1f} s"
         f" ({result.fps:.2f} FPS{memory}, {result.model}): {result.path}"
     )
     return 0
+
+
+def _batch(options: Options, quiet: bool, count: int) -> int:
+    """A folder of videos. Exit code 1 if any of them failed."""
+    from src.batch import upscale_folder, videos_in
+    from src.plan import plan_job
+
+    if options.dry_run:
+        for path in videos_in(options.input):
+            print("\n".join([f"{path}:", *plan_job(options.replace(input=path, output=f"{options.output}/")).lines()]))
+        return 0
+    bar, current = _Bar(quiet), [options.input]
+
+    def show(path: Any, progress: Any) -> None:
+        if path != current[0]:
+            bar.close()
+            current[0] = path
+        bar.show(progress)
+
+    try:
+        items = upscale_folder(options, show)
+    finally:
+        bar.close()
+    for item in items:
+        if item.result is not None:
+            words = f"{item.result.frames} frames, {item.result.fps:.2f} FPS: {item.result.path}"
+        else:
+            words = f"failed: {item.error}"
+        print(f"{item.path.name}  {words}")
+    failed = sum(item.error is not None for item in items)
+    print(f"{count - failed} of {count} videos done" + (f", {failed} failed" if failed else ""))
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -22,11 +22,14 @@ _HOMES = {
     "FlashVSRTinyLongPipeline": "src.pipelines.tiny_long",
     "FlashVSRTinyPipeline": "src.pipelines.tiny",
     "FlowMatchScheduler": "src.schedulers.flow_match",
+    "JobPlan": "src.plan",
     "ModelManager": "src.models.manager",
     "Options": "src.config",
-    "Result": "src.engine",
-    "upscale": "src.engine",
-    "upscale_file": "src.engine",
+    "Result": "src.jobs",
+    "discard_job": "src.jobs",
+    "plan_job": "src.plan",
+    "upscale": "src.jobs",
+    "upscale_file": "src.jobs",
 }
 __all__ = sorted([*_HOMES, "__version__"])
 

@@ -169,32 +169,43 @@ class Options:
     input: Path = option(None, "video, picture, or folder of pictures", flags=("-i", "--input"), kind="path", group="files")
     output: str = option("outputs", "output folder or file; a trailing slash makes it a folder", kind="target", group="files")
     overwrite: bool = option(False, "replace an existing output", flags=("--overwrite",), kind="flag", group="files")
+    no_resume: bool = option(False, "start over where an unfinished job would be continued", flags=("--no-resume",), kind="flag", group="files")
+    dry_run: bool = option(False, "say what would be done (size, memory, disk, time) and stop", flags=("--dry-run",), kind="flag", group="files")
     start: Fraction | None = option(None, "start at this time of the input: seconds or [HH:]MM:SS[.s]", flags=("--start",), kind="time", group="files")
     end: Fraction | None = option(None, "stop at this time of the input: seconds or [HH:]MM:SS[.s]", flags=("--end",), kind="time", group="files")
 
     scale: Fraction = option(Fraction(4), "enlargement, 1-4, fractions too (1.5 or 3/2)", flags=("-s", "--scale"), bounds=(1, 4), kind="fraction", group="model")
+    resolution: str | None = option(None, "size of the output in place of --scale: 720p, 1080p, 1440p, 4k or WxH; keeps the aspect, even sides", flags=("-r", "--resolution"), group="model")
     mode: str = option("tiny", "tiny: fast; tiny-long: least memory; full: Wan VAE decoder, best", flags=("-m", "--mode"), choices=("tiny", "tiny-long", "full"), group="model")
     model: str = option("auto", "weights to use; auto: 1.1 if present or (with a GPU) downloadable, otherwise the embedded nano", flags=("-v", "--model"), choices=("auto", "nano", "1.0", "1.1"), group="model", aliases={"10": "1.0", "11": "1.1"})
     models_dir: Path = option(Path("models"), "folder of the weights", flags=("--models-dir",), kind="path", group="model")
     color_fix: str = option("wavelet", "match the colours of the input (bare flag: adain)", flags=("--color-fix",), choices=("none", "adain", "wavelet"), group="model", const="adain")
     seed: int = option(0, "seed of the starting noise", flags=("--seed",), bounds=(0, 2**63 - 1), kind="int", group="model")
 
-    device: str = option("auto", "auto, cpu, cuda, cuda:N or mps", flags=("-d", "--device"), group="compute")
+    device: str = option("auto", "auto, cpu, cuda, cuda:N, mps, xpu or xpu:N", flags=("-d", "--device"), group="compute")
     dtype: str = option("auto", "number format of the model", flags=("-t", "--dtype"), choices=("auto", "fp32", "fp16", "bf16"), group="compute")
+    precision: str = option("full", "fp8: the DiT's matrix products in 8 bits, on cards that have them: faster, smaller, less exact", flags=("--precision",), choices=("full", "fp8"), group="compute")
     attention: str = option("auto", "sage: 64-token key blocks; block: 128-token ones; dense: no selection; auto: the best there is", flags=("-a", "--attention"), choices=("auto", "sage", "block", "dense"), group="compute")
     sparse_ratio: float | None = option(None, "attention budget: 1.5 faster, 2.0 steadier (default: the model's)", flags=("--sparse-ratio",), bounds=(0.01, 1000), kind="float", group="compute")
     kv_ratio: int | None = option(None, "window-frames kept in the KV cache (default: the model's)", flags=("--kv-ratio",), bounds=(1, 16), kind="int", group="compute")
     local_range: int | None = option(None, "width of the local attention window in windows of 128 pixels (default: the model's)", flags=("--local-range",), bounds=(1, 999), kind="int", group="compute")
-    tiled_vae: bool = option(False, "decode in tiles", flags=("--tiled-vae",), kind="flag", group="compute")
-    tiled_dit: bool = option(False, "run the DiT in tiles", flags=("--tiled-dit",), kind="flag", group="compute")
-    tile_size: int | None = option(None, "tile size in input pixels", flags=("--tile-size",), bounds=(32, 4096), kind="int", group="compute")
-    overlap: int | None = option(None, "overlap of the tiles in input pixels", flags=("--overlap",), bounds=(1, 1024), kind="int", group="compute")
-    unload_dit: bool = option(False, "move the DiT off the device before decoding", flags=("--unload-dit",), kind="flag", group="compute")
+    vram: float | None = option(None, "memory budget in GiB, also enforced on a CUDA card (default: what is free)", flags=("--vram",), bounds=(0.1, 1024), kind="float", group="compute")
+    tiled_dit: bool = option(False, "run the DiT in tiles even if the frame would fit", flags=("--tiled-dit",), kind="flag", group="compute")
+    tile_size: int | None = option(None, "tile size in input pixels (default: the largest that fits)", flags=("--tile-size",), bounds=(8, 8192), kind="int", group="compute")
+    overlap: int | None = option(None, "overlap of the tiles in input pixels (default: 128 pixels of the output)", flags=("--overlap",), bounds=(1, 2048), kind="int", group="compute")
+    tiled_vae: bool = option(False, "decode in tiles even if the frame would fit", flags=("--tiled-vae",), kind="flag", group="compute")
+    offload: str = option("auto", "blocks: the DiT's weights wait in main memory and come block by block; auto: if they must", flags=("--offload",), choices=("auto", "none", "blocks"), group="compute")
+    unload_dit: bool = option(False, "take the DiT off the device while decoding", flags=("--unload-dit",), kind="flag", group="compute")
+    no_scene_cuts: bool = option(False, "do not look for cuts (by default every scene is a stream of its own: nothing ghosts over a cut)", flags=("--no-scene-cuts",), kind="flag", group="compute")
+    scene_threshold: float = option(24.0, "how large a jump between two frames is a cut (mean difference in levels of 255)", flags=("--scene-threshold",), bounds=(1, 255), kind="float", group="compute")
 
     fps: Fraction | None = option(None, "frame rate of a folder of pictures (default 30), or a new constant rate for a video", flags=("-f", "--fps"), bounds=(0.001, 1000), kind="fraction", group="output")
     quality: int = option(7, "1 smallest file, 10 best picture", flags=("-q", "--quality"), bounds=(1, 10), kind="int", group="output")
-    codec: str = option("h264", "video codec", flags=("--codec",), choices=("h264", "hevc", "av1"), group="output")
+    codec: str = option("h264", "video codec; prores (.mov) keeps transparency", flags=("--codec",), choices=("h264", "hevc", "av1", "prores"), group="output")
+    bit_depth: str = option("8", "bits per channel: 10 for hevc, av1, prores (and 16-bit PNG)", flags=("--bit-depth",), choices=("8", "10"), group="output")
+    output_format: str = option("video", "png: a folder of numbered PNG pictures in place of a video", flags=("--output-format",), choices=("video", "png"), group="output")
     encoder: str = option("software", "auto: a hardware encoder, if a trial with it succeeds", flags=("--encoder",), choices=("software", "auto"), group="output")
+    segment_frames: int = option(240, "a long video is written in segments of so many frames; a resumed job continues after the last whole one", flags=("--segment-frames",), bounds=(8, 100000), kind="int", group="output")
     # fmt: on
 
     def __post_init__(self) -> None:
@@ -203,8 +214,12 @@ class Options:
             object.__setattr__(self, item.name, value)
         if self.start is not None and self.end is not None and self.end <= self.start:
             raise InputError(f"--end {float(self.end):g} is not after --start {float(self.start):g}")
-        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", self.device):
-            raise InputError(f"--device {self.device!r} is not one of auto, cpu, cuda, cuda:N, mps")
+        if not re.fullmatch(r"auto|cpu|(cuda|xpu)(:\d+)?|mps", self.device):
+            raise InputError(f"--device {self.device!r} is not one of auto, cpu, cuda, cuda:N, mps, xpu, xpu:N")
+        if self.resolution is not None:
+            parse_resolution(self.resolution)
+        if self.tile_size is not None and self.overlap is not None and self.tile_size < 2 * self.overlap:
+            raise InputError(f"--tile-size {self.tile_size} is smaller than twice --overlap {self.overlap}")
 
     def replace(self, **changes: Any) -> Options:
         """A copy with some values changed, checked again."""
@@ -236,6 +251,20 @@ def _convert(item: dataclasses.Field[Any], value: Any) -> Any:
     if bounds and not bounds[0] <= value <= bounds[1]:
         raise InputError(f"{name} {value} is outside {bounds[0]:g}..{bounds[1]:g}")
     return value
+
+
+RESOLUTIONS = {"720p": (1280, 720), "1080p": (1920, 1080), "1440p": (2560, 1440), "4k": (3840, 2160)}
+
+
+def parse_resolution(value: str) -> tuple[int, int]:
+    """Width and height that the output must fit into. Raises InputError."""
+    name = value.strip().lower()
+    if name in RESOLUTIONS:
+        return RESOLUTIONS[name]
+    match = re.fullmatch(r"(\d{1,5})[x×](\d{1,5})", name)
+    if match is None or min(int(match[1]), int(match[2])) < 2:
+        raise InputError(f"--resolution {value!r} is not one of {', '.join(RESOLUTIONS)}, or WIDTHxHEIGHT")
+    return int(match[1]), int(match[2])
 
 
 def parse_time(value: str | int | float | Fraction) -> Fraction:

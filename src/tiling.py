@@ -103,6 +103,26 @@ def plan_strided(height: int, width: int, size: tuple[int, int], stride: tuple[i
     return _grid(spans(height, size[0], stride[0]), spans(width, size[1], stride[1]))
 
 
+def plan_context(height: int, width: int, size: int, context: int) -> list[tuple[Tile, Tile]]:
+    """(inner, outer) tiles: the inner ones are ``size`` wide and cover a picture once; the outer ones add ``context``
+    on every side, as far as the picture goes. For work whose result at a place depends on no more than that around it.
+    """
+
+    def spans(length: int) -> list[tuple[int, int, int, int]]:
+        starts = tile_starts(length, size, size)
+        return [
+            (start, min(start + size, length), max(0, start - context), min(start + size + context, length))
+            for start in starts
+        ]
+
+    return [
+        (Tile(top, bottom, left, right), Tile(outer_top, outer_bottom, outer_left, outer_right))
+        for (top, bottom, outer_top, outer_bottom), (left, right, outer_left, outer_right) in product(
+            spans(height), spans(width)
+        )
+    ]
+
+
 _Span = tuple[int, int, int, int]  # start, end, fade in, fade out
 
 

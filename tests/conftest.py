@@ -1,3 +1,8 @@
+import os
+
+# Before Triton is imported: its kernels are tested on the CPU, by its interpreter.
+os.environ.setdefault("TRITON_INTERPRET", "1")
+
 import torch
 
 # One thread: the tensors of the tests are small, and two threads wait for each other more than they help.

@@ -5,7 +5,7 @@ import torch
 
 from src.config import Options, SamplingConfig
 from src.ops import sparse_attention as module
-from src.ops.attention import resolve_attention
+from src.ops.resolve import resolve_attention
 from src.ops.sparse_attention import sparse_attention
 from tests.golden_data import assert_close, golden
 
@@ -83,7 +83,7 @@ def test_bf16_on_the_cpu_stays_near():
 def test_resolved_once_and_logged(asked, kind, caplog):
     caplog.set_level("INFO")
     options = Options(attention=asked, sparse_ratio=1.5)
-    attention = resolve_attention(options, SamplingConfig(), torch.device("cpu"))
+    attention = resolve_attention(options, SamplingConfig(), torch.device("cpu"), torch.float32)
     assert (attention.kind, attention.sparse_ratio, attention.local_range) == (kind, 1.5, 11)
     assert len(caplog.records) == 1
     assert kind in caplog.text

@@ -120,7 +120,10 @@ def test_help_and_version_are_instant():
         (["-d", "cuda:77"], "--device cuda:77"),
         (["-d", "tpu"], "--device 'tpu' is not one of"),
         (["--codec", "mpeg1"], "--codec 'mpeg1' is not one of"),
-        (["--tiled-dit"], "--tiled-dit is not there yet"),
+        (["--tile-size", "64", "--overlap", "40"], "--tile-size 64 is smaller than twice --overlap 40"),
+        (["-r", "big"], "--resolution 'big' is not one of 720p"),
+        (["-r", "8x8"], "the input is larger already"),
+        (["--vram", "0"], "--vram 0.0 is outside"),
         (["-m", "full", "-v", "nano"], "no VAE decoder"),
         (["--start", "5"], "start"),
         (["--start", "2", "--end", "1"], "--end 1 is not after --start 2"),
@@ -270,7 +273,8 @@ def test_out_of_memory(tmp_path, capsys, picture, monkeypatch, kind):
 
     monkeypatch.setattr(Pipeline, "_denoise", fail)
     line = refused(capsys, "-i", picture, tmp_path / "out", "-v", "nano", "-d", "cpu")
-    assert "out of memory at 64x64: use --mode tiny-long" in line
+    assert "out of memory at 64x64 with whole frame" in line
+    assert "use a lower --scale" in line
     assert not outputs(tmp_path / "out")
 
 

@@ -90,7 +90,7 @@ def test_tokens_after_the_first_block(dit):
     from einops import rearrange
 
     seen = []
-    handle = dit.blocks[0].register_forward_hook(lambda module, inputs, output: seen.append(output))
+    handle = dit.blocks[0].register_forward_hook(lambda module, inputs, output: seen.append(output[0]))
     try:
         Run(dit, "dit_stream", "sage")
     finally:

@@ -10,11 +10,12 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FLOORS = [
     {"errors", "config", "releases", "state", "chunks", "tiling", "schedulers", "ops", "video"}
-    | {"hub", "download", "checksum", "device", "overlap", "tensor_files"},
+    | {"hub", "download", "checksum", "device", "overlap", "tensor_files", "memory", "parking", "scenes", "journal"}
+    | {"sinks", "reports"},
     {"toolbox"},
     {"models"},
     {"pipelines"},
-    {"engine"},
+    {"engine", "plan", "jobs", "batch"},
     {"ui", "run", "webui"},
 ]
 FILES = sorted([*ROOT.glob("src/**/*.py"), *ROOT.glob("toolbox/**/*.py"), ROOT / "run.py", *ROOT.glob("webui.py")])
@@ -112,10 +113,13 @@ def test_public_surface():
         "FlashVSRTinyLongPipeline",
         "FlashVSRTinyPipeline",
         "FlowMatchScheduler",
+        "JobPlan",
         "ModelManager",
         "Options",
         "Result",
         "__version__",
+        "discard_job",
+        "plan_job",
         "upscale",
         "upscale_file",
     ]

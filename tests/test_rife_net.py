@@ -22,8 +22,8 @@ def test_every_level_is_that_of_the_original(net):
     middle, flows, share = net.levels(*pictures("img0", "img1"))
     assert_close(flows[0], expected["out.flow_first"], 1e-4)
     assert_close(flows[-1], expected["out.flow_last"], 1e-4)
-    assert_close(share, expected["out.mask_last"], 1e-5)
-    assert_close(middle, expected["out.middle"], 1e-5)
+    assert_close(share, expected["out.mask_last"], 1e-4)
+    assert_close(middle, expected["out.middle"], 1e-4)
 
 
 def test_half_scale(net):

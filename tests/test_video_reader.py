@@ -223,12 +223,6 @@ def test_interlaced_is_deinterlaced_and_said(tmp_path, caplog):
     assert len(frames) == 20
 
 
-def test_hdr_is_refused(tmp_path):
-    tags = "format=yuv420p10le,setparams=colorspace=bt2020nc:color_primaries=bt2020:color_trc=smpte2084"
-    with pytest.raises(InputError, match=r"HDR .*not supported yet"):
-        open_source(counter_clip(tmp_path / "a.mkv", 2, 25, filters=tags))
-
-
 def test_transparency_is_dropped_and_said(tmp_path, caplog):
     path = tmp_path / "a.mov"
     ffmpeg("-f", "lavfi", "-i", "color=red@0.5:s=32x32:d=0.1,format=argb", "-c:v", "qtrle", path)

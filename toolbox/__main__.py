@@ -129,11 +129,12 @@ def _run(inputs: list[str], steps: list[tuple[str, dict[str, Any]]], common: dic
         def emit(self, record: logging.LogRecord) -> None:
             tqdm.write(self.format(record), file=sys.stderr)
 
-    handler = Handler()
+    handler, loggers = Handler(), [logging.getLogger(name) for name in ("src", "toolbox")]
+    levels = [logger.level for logger in loggers]
     handler.setFormatter(logging.Formatter("%(name)s %(levelname)s: %(message)s" if verbose else "%(message)s"))
-    for name in ("src", "toolbox"):
-        logging.getLogger(name).addHandler(handler)
-        logging.getLogger(name).setLevel(logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO)
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO)
     checked = make_steps(steps)
     stage = ""
     bars: list[tqdm[Any]] = []
@@ -169,8 +170,9 @@ def _run(inputs: list[str], steps: list[tuple[str, dict[str, Any]]], common: dic
     finally:
         for bar in bars:
             bar.close()
-        for name in ("src", "toolbox"):
-            logging.getLogger(name).removeHandler(handler)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.removeHandler(handler)
+            logger.setLevel(level)
     for path, outcome in outcomes:
         _print(path, outcome, as_json)
     return 1 if failed else 0

@@ -68,4 +68,5 @@ def _gif(job: Job, source: Path, target: Path, quality: int, count: int) -> None
 
 
 def _run(job: Job, args: list[str], what: str, stage: str, count: int) -> None:
+    job.report(stage, 0, count)
     run_job(args, what, lambda done: job.report(stage, done, count), job.cancel)

@@ -108,6 +108,7 @@ class Job:
     notes: list[str] = field(default_factory=list)
     _folder: tempfile.TemporaryDirectory[str] | None = None
     _told: float = 0.0
+    _stage: str = ""
     _number: int = 0
 
     def note(self, text: str) -> None:
@@ -125,8 +126,9 @@ class Job:
         """Tell how far it is, not more often than a person can see."""
         self.check()
         now = time.monotonic()
-        if self.progress is not None and (last or now - self._told >= REPORT_SECONDS):
-            self._told = now
+        due = last or stage != self._stage or now - self._told >= REPORT_SECONDS
+        if self.progress is not None and due:
+            self._told, self._stage = now, stage
             self.progress(Progress(stage, done, total, unit))
 
     def follow(self, frames: Iterator[np.ndarray], stage: str, total: int | None) -> Iterator[np.ndarray]:

@@ -173,7 +173,7 @@ def _sound(job: Job, clip: Clip, preset: Preset, output: Path) -> RawSound | Non
     if preset.codec == "prores":
         codec = ("-c:a", "pcm_s24le")
     job.report("joining the sound", 0, None, last=True)
-    return render(clip.sound, clip.duration, job.workspace("sound").parent, codec, job.check)
+    return render(clip.sound, clip.duration, job.workspace("sound").parent, codec, job.check, job.cancel)
 
 
 def _audio_codec(output: Path) -> str:
@@ -238,16 +238,26 @@ def _to_size(job: Job, clip: Clip, preset: Preset, size_mb: float) -> Clip:
     if bits:
         codec = ("-c:a", _audio_codec(output), "-b:a", str(bits))
         job.report("joining the sound", 0, None, last=True)
-        sound = render(clip.sound, clip.duration, job.workspace("sound").parent, codec, job.check)
+        sound = render(clip.sound, clip.duration, job.workspace("sound").parent, codec, job.check, job.cancel)
     log_path, written = job.workspace("passes"), 0
     name = pick_encoder(preset.codec, False, clip.width, clip.height).name if preset.codec != "vp9" else "libvpx-vp9"
     two = name in ("libx264", "libx265", "libvpx-vp9")
     for attempt in range(TRIES):
         trial = job.workspace(f"trial{output.suffix}")
         for number in (1, 2) if two and not attempt else (2,):
-            encoder = _rated(preset, name, int(video), number if two else 0, log_path)
             stage = f"pass {number}" if not attempt else f"again with {video / 1000:.0f} kbit/s"
-            written = _write(job, clip, trial, encoder, sound if number == 2 else SILENT, stage, overwrite=True)
+            heard = sound if number == 2 else SILENT
+            try:
+                encoder = _rated(preset, name, int(video), number if two else 0, log_path)
+                written = _write(job, clip, trial, encoder, heard, stage, overwrite=True)
+            except VideoError as error:
+                if not two or number == 1:
+                    raise
+                # Where the rate is less than its plan allows, an encoder refuses the second pass.
+                log.info("%s: the second pass failed (%s); one pass is tried", output, error)
+                two = False
+                encoder = _rated(preset, name, int(video), 0, log_path)
+                written = _write(job, clip, trial, encoder, sound, stage, overwrite=True)
         size = trial.stat().st_size
         if size <= size_mb * 1_000_000:
             _move(trial, output, job.overwrite)

@@ -82,7 +82,7 @@ _TOOLS = (
     Tool("export", "Export", "Write a video or an animated picture.", "output", (
         P("preset", "choice", "auto", "what to write; auto: by the extension of the output, h264-balanced otherwise", choices=("auto", "h264-small", "h264-balanced", "h264-high", "hevc", "av1", "webm", "prores", "gif", "webp")),
         P("quality", "int", None, "1 smallest file, 10 best picture (default: the preset's)", bounds=(1, 10)),
-        P("size_mb", "float", None, "largest size of the file; h264, hevc and webm are encoded in two passes for it", bounds=(0.01, 1_000_000), unit="MB"),
+        P("size_mb", "float", None, "largest size of the file; h264, hevc and webm are encoded in two passes for it", bounds=(0.001, 1_000_000), unit="MB"),
         P("width", "int", None, "make it no wider than this", bounds=_SIDE, unit="px"),
         P("fps", "fraction", None, "frames per second, by dropping or repeating frames", bounds=(0.1, 1000)),
         P("audio", "choice", "keep", "keep or drop the sound", choices=("keep", "drop")),

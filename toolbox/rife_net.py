@@ -84,11 +84,11 @@ class IFNet(nn.Module):
         grid = _grid(height, width, first.device)
         flows = []
         for block, level in zip((self.block0, self.block1, self.block2), LEVELS, strict=True):
-            # Once in each direction of time; the mean treats both frames alike.
-            change, logit = block(torch.cat((one, two, mask), 1), flow, level / scale)
-            back, back_logit = block(torch.cat((two, one, -mask), 1), _swap(flow), level / scale)
-            flow = flow + (change + _swap(back)) / 2
-            mask = mask + (logit - back_logit) / 2
+            # Both directions of time in one batch; their mean treats both frames alike.
+            pictures = torch.cat((torch.cat((one, two, mask), 1), torch.cat((two, one, -mask), 1)))
+            changes, logits = block(pictures, torch.cat((flow, _swap(flow))), level / scale)
+            flow = flow + (changes[:batch] + _swap(changes[batch:])) / 2
+            mask = mask + (logits[:batch] - logits[batch:]) / 2
             one, two = _warp(first, flow[:, :2], grid), _warp(second, flow[:, 2:], grid)
             flows.append(flow)
         share = torch.sigmoid(mask)
@@ -109,17 +109,17 @@ def _resize(x: Tensor, factor: float) -> Tensor:
 
 
 def _grid(height: int, width: int, device: torch.device) -> Tensor:
-    """(1, 2, H, W): where every pixel lies in -1..1, x before y."""
+    """(1, H, W, 2): where every pixel lies in -1..1, x before y."""
     x = torch.linspace(-1, 1, width, device=device).expand(height, width)
     y = torch.linspace(-1, 1, height, device=device)[:, None].expand(height, width)
-    return torch.stack((x, y))[None]
+    return torch.stack((x, y), -1)[None]
 
 
 def _warp(picture: Tensor, flow: Tensor, grid: Tensor) -> Tensor:
     """What ``picture`` has where ``flow`` points to; beyond its border the border goes on."""
     height, width = picture.shape[2:]
-    reach = torch.tensor([(width - 1) / 2, (height - 1) / 2], device=flow.device).view(1, 2, 1, 1)
-    places = (grid + flow / reach).permute(0, 2, 3, 1)
+    # Divided by numbers, not by a tensor made of them: that would wait for the device six times a frame.
+    places = grid + torch.stack((flow[:, 0] / ((width - 1) / 2), flow[:, 1] / ((height - 1) / 2)), -1)
     return functional.grid_sample(picture, places, mode="bilinear", padding_mode="border", align_corners=True)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 
@@ -36,3 +37,24 @@ class ChannelNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = F.normalize(x.float(), dim=1, eps=1e-12)
         return (y * (self.gamma.float() * x.shape[1] ** 0.5)).to(x.dtype)
+
+
+def fold_kernel(conv: nn.Conv3d) -> None:
+    """Lay a 3-D kernel out so that ``folded_kernel`` needs no copy; its shape stays."""
+    folded = rearrange(conv.weight.data, "o c t y x -> o y x t c").contiguous()
+    conv.weight.data = rearrange(folded, "o y x t c -> o c t y x")
+
+
+def folded_kernel(conv: nn.Conv3d) -> Tensor:
+    """The 3-D kernel as a 2-D one over frames side by side in the channels: (C', t * C, y, x)."""
+    return rearrange(conv.weight, "o c t y x -> o (t c) y x")
+
+
+def doubling_taps(device: torch.device) -> Tensor:
+    """(4, 3): which taps of a 3-tap kernel on a doubled row each tap of the transposed convolution collects.
+
+    A 3x3 convolution on a picture doubled by repetition only ever sees 2x2 different pixels, so the two are one
+    transposed convolution of 4x4, stride 2, padding 1: 4 taps a pixel for 9, and the doubled picture is never written.
+    Along each axis its tap t collects the kernel's taps 2 - t and 3 - t.
+    """
+    return torch.tensor([[0.0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], device=device)

@@ -12,12 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from src.config import ModelConfig
+from src.errors import DeviceError
 from src.hub import Progress, choose_release, fetch, verify
 from src.models.dit import DiT, DiTConstants
 from src.models.lq_projector import LQProjector
 from src.models.tcdecoder import TCDecoder
 from src.models.vae import WanVAE
 from src.models.weights import assign, check_versions, read_prompt, read_tensors
+from src.ops.convs import conv_ops
+from src.ops.fp8 import why_no_fp8
 from src.releases import Release
 
 log = logging.getLogger(__name__)
@@ -43,12 +46,19 @@ class ModelManager:
     """Chooses a release, fetches what is missing and loads it.
 
     models_dir: folder of the weights. device, dtype: where the models live and in which format.
+    ``precision``: "full", or "fp8" for the DiT's matrix products in 8 bits; DeviceError where there are none.
     """
 
-    def __init__(self, models_dir: Path, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, models_dir: Path, device: torch.device, dtype: torch.dtype, precision: str = "full") -> None:
         self.models_dir = models_dir
         self.device = device
         self.dtype = dtype
+        self.precision = precision
+        if precision == "fp8":
+            reason = why_no_fp8(device, dtype)
+            if reason is not None:
+                raise DeviceError(f"--precision fp8: {reason}; leave it out")
+            log.info("precision: the DiT's matrix products in 8 bits")
 
     def choose(self, name: str, mode: str) -> Release:
         """The release called ``name``, or for "auto" the one that fits; the reason is logged."""
@@ -76,9 +86,12 @@ class ModelManager:
             decoder = part("vae", lambda: WanVAE(vae, encoder=False))
         else:
             decoder = part("tcdecoder", lambda: TCDecoder(config.tcdecoder))
+        fold_time(projector, decoder, self.device, self.dtype)
         prompt = read_prompt(paths["prompt"], config.dit.text_dim, self.device, torch.float32, wrong["prompt"])
         with torch.no_grad():
             constants = dit.constants(prompt)
+            if self.precision == "fp8":
+                dit.to_fp8()
         return Models(config, dit, constants, projector, decoder, self.device, self.dtype)
 
     def build(self, build: Callable[[], M], path: Path, part: str, mismatch: str | None = None) -> M:
@@ -95,3 +108,13 @@ class ModelManager:
 def _channels_last(tensor: Tensor) -> Tensor:
     """Kernels of convolutions in the layout that the fast ones of every backend want."""
     return tensor.contiguous(memory_format=LAYOUTS.get(tensor.ndim, torch.contiguous_format))
+
+
+def fold_time(projector: LQProjector, decoder: TCDecoder | WanVAE, device: torch.device, dtype: torch.dtype) -> None:
+    """Lay out what convolves in time for a CUDA card; elsewhere 3-D convolutions are as fast, and nothing is done."""
+    if device.type != "cuda":
+        return
+    ops = conv_ops(device, dtype)
+    projector.fold_time(ops)
+    if isinstance(decoder, WanVAE):
+        decoder.fold_time(ops)

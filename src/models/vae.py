@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from src.config import VAEConfig
 from src.errors import InputError
-from src.models.layers import ChannelNorm
+from src.models.layers import ChannelNorm, fold_kernel
 from src.models.vae_blocks import (
     AttentionBlock,
     CausalConv3d,
@@ -25,6 +27,7 @@ from src.models.vae_blocks import (
     name_slots,
     norm_and_conv,
 )
+from src.ops.convs import ConvOps
 from src.state import ConvState
 from src.tiling import Tile, blend, plan_strided
 
@@ -98,9 +101,48 @@ class Decoder(nn.Module):
             c_in = c_out // 2  # the upsampling halves the channels
         self.upsamples = nn.ModuleList(layers)
         self.head = nn.ModuleDict({"0": ChannelNorm(dim), "2": CausalConv3d(dim, 3)})
+        self.ops: ConvOps | None = None  # set by fold_time
+        self.upsampling: dict[int, Tensor] = {}
+
+    def fold_time(self, ops: ConvOps) -> None:
+        """Compute every causal convolution over its three frames side by side in the channels: see ``CausalConv3d``."""
+        for layer in self.modules():
+            if isinstance(layer, CausalConv3d):
+                fold_kernel(layer)
+        self.ops = ops
+        self.upsampling = {id(layer): layer.merged() for layer in self.upsamples if isinstance(layer, Upsample)}
+
+    def _forward_folded(self, x: Tensor, state: ConvState, ops: ConvOps) -> Tensor:
+        """``forward`` for a GPU; after the last change of frame rate frame by frame, since tensors get large there."""
+        x = rearrange(x, "1 c f h w -> f c h w").contiguous(memory_format=torch.channels_last)
+        x = self.conv1.folded(x, state, ops).add_(cast(Tensor, self.conv1.bias).view(-1, 1, 1))
+        layers = [*self.middle, *self.upsamples]
+        last = max(i for i, layer in enumerate(layers) if isinstance(layer, Upsample) and layer.time_conv is not None)
+        x = self._run_folded(layers[: last + 1], x, state, ops)
+        norm, conv = norm_and_conv(self.head, "0", "2")
+        out = []
+        for frame in x.split(1):
+            y = self._run_folded(layers[last + 1 :], frame, state, ops)
+            y = conv.folded(y, state, ops, norm.gamma.flatten()).add_(cast(Tensor, conv.bias).view(-1, 1, 1))
+            out.append(y)
+        state.started = True
+        return rearrange(torch.cat(out), "f c h w -> 1 c f h w")
+
+    def _run_folded(self, layers: list[nn.Module], x: Tensor, state: ConvState, ops: ConvOps) -> Tensor:
+        for layer in layers:
+            if isinstance(layer, Upsample):
+                x = layer.forward_folded(x, state, ops, self.upsampling[id(layer)])
+            elif isinstance(layer, ResidualBlock):
+                x = layer.forward_folded(x, state, ops)
+            else:
+                x = rearrange(layer(rearrange(x, "f c h w -> 1 c f h w"), state), "1 c f h w -> f c h w")
+                x = x.contiguous(memory_format=torch.channels_last)
+        return x
 
     def forward(self, x: Tensor, state: ConvState) -> Tensor:
         """One latent frame (1, z, 1, h, w) -> (1, 3, 1 or 4, 8h, 8w)."""
+        if self.ops is not None:
+            return self._forward_folded(x, state, self.ops)
         x = self.conv1(self.conv1.behind_history(x, state))
         for layer in (*self.middle, *self.upsamples):
             x = layer(x, state)
@@ -165,6 +207,15 @@ class WanVAE(nn.Module):
             for kind, layout in formats.items():
                 if isinstance(layer, kind):
                     layer.weight.data = layer.weight.data.contiguous(memory_format=layout)
+        return self
+
+    def fold_time(self, ops: ConvOps) -> WanVAE:
+        """Decode as a GPU likes it; the weights are laid out anew, in place. Returns self.
+
+        3-D convolutions as 2-D ones over three frames, norms, SiLU, biases and histories in one pass each, doubling and
+        convolution in one.
+        """
+        self.decoder.fold_time(ops)
         return self
 
     def new_state(self, tiling: VAETiling | None = None) -> VAEState:

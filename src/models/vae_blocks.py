@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from src.models.layers import ChannelNorm
+from src.models.layers import ChannelNorm, doubling_taps, folded_kernel
+from src.ops.convs import ConvOps, empty_channels_last
 from src.state import ConvState
 
 HISTORY = 2  # frames that a kernel of 3 needs in front
@@ -30,6 +31,20 @@ class CausalConv3d(nn.Conv3d):
     def __init__(self, c_in: int, c_out: int, space: int = 3) -> None:
         super().__init__(c_in, c_out, (3, space, space), padding=(0, space // 2, space // 2))
         self.slot = ""  # name in the state; given by name_slots
+
+    def folded(
+        self, x: Tensor, state: ConvState, ops: ConvOps, norm: Tensor | None = None, bias: Tensor | None = None
+    ) -> Tensor:
+        """The convolution without its bias, its frames side by side in the channels: x (F, C, H, W), channels last.
+
+        With ``norm``, gamma (C,), the input is SiLU(norm(x + bias)). For a module after ``fold_kernel``.
+        """
+        tail = state.tails.get(self.slot)
+        if tail is None:
+            tail = empty_channels_last((1, 2 * x.shape[1], *x.shape[2:]), x).zero_()
+            state.tails[self.slot] = tail
+        stacked = ops.advance(x, tail, norm, bias)
+        return F.conv2d(stacked, folded_kernel(self), padding=self.padding[1:])
 
     def behind_history(self, x: Tensor, state: ConvState, norm: nn.Module | None = None) -> Tensor:
         """The stream's last two frames and x, (1, C, 2 + F, H, W); the state then holds the last two of these.
@@ -74,6 +89,16 @@ class ResidualBlock(nn.Module):
         )
         self.shortcut = nn.Conv3d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
 
+    def forward_folded(self, x: Tensor, state: ConvState, ops: ConvOps) -> Tensor:
+        """The same on frames (F, C, H, W), channels last, with the biases added in the passes that follow."""
+        norm1, conv1 = norm_and_conv(self.residual, "0", "2")
+        norm2, conv2 = norm_and_conv(self.residual, "3", "6")
+        h = conv1.folded(x, state, ops, norm1.gamma.flatten())
+        h = conv2.folded(h, state, ops, norm2.gamma.flatten(), conv1.bias)
+        if isinstance(self.shortcut, nn.Conv3d):
+            x = F.conv2d(x, self.shortcut.weight[:, :, 0], self.shortcut.bias)
+        return ops.add_bias(x, h, cast(Tensor, conv2.bias))
+
     def forward(self, x: Tensor, state: ConvState) -> Tensor:
         norm1, conv1 = norm_and_conv(self.residual, "0", "2")
         norm2, conv2 = norm_and_conv(self.residual, "3", "6")
@@ -117,6 +142,21 @@ class Upsample(nn.Module):
             x = rearrange(doubled, "1 (two c) f h w -> 1 c (f two) h w", two=2)
         frames = F.interpolate(rearrange(x, "1 c f h w -> f c h w"), scale_factor=2.0, mode="nearest-exact")
         return rearrange(self.resample["1"](frames), "f c h w -> 1 c f h w")
+
+    def merged(self) -> Tensor:
+        """Doubling and convolution as one transposed convolution's kernel (C, C / 2, 4, 4): see ``doubling_taps``."""
+        weight = cast(nn.Conv2d, self.resample["1"]).weight
+        kernel = torch.einsum("o i y x, p y, q x -> i o p q", weight.float(), *2 * [doubling_taps(weight.device)])
+        return kernel.to(weight.dtype).contiguous(memory_format=torch.channels_last)
+
+    def forward_folded(self, x: Tensor, state: ConvState, ops: ConvOps, kernel: Tensor) -> Tensor:
+        """The same on frames (F, C, H, W), channels last; ``kernel``: see ``merged``."""
+        if self.time_conv is not None and state.started:
+            doubled = self.time_conv.folded(x, state, ops) + cast(Tensor, self.time_conv.bias).view(-1, 1, 1)
+            x = rearrange(doubled, "f (two c) h w -> (f two) h w c", two=2)
+            x = rearrange(x, "f h w c -> f c h w")
+        bias = cast(nn.Conv2d, self.resample["1"]).bias
+        return F.conv_transpose2d(x, kernel, bias, stride=2, padding=1)
 
 
 class Downsample(nn.Module):

@@ -1,45 +1,27 @@
-"""How the DiT attends: the resolved backend, and its one entry point for a block's self-attention."""
+"""How the DiT attends: the resolved backend, and its entry point in plain PyTorch."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
-from src.config import Options, SamplingConfig
 from src.ops.block_mask import block_means, local_mask, pair_budget, select_blocks, visible_blocks
+from src.ops.norms import rotate
+from src.ops.plan import AttentionPlan, AttentionSettings, QKNorm
 from src.ops.sparse_attention import sparse_attention
-from src.state import WINDOW_LENGTH, KVCache
+from src.state import WINDOW_LENGTH, KVCache, KVPool, KVPoolView
 
-log = logging.getLogger(__name__)
-
-BLOCK_K = {"sage": 64, "block": 128, "dense": 128}
 REFERENCE_AREA = 768 * 1280  # sparse_ratio is stated for this many pixels
 
 
 @dataclass(frozen=True)
-class Attention:
-    """A resolved attention backend; a plain value handed down to the DiT.
-
-    ``kind``: "sage" (64-token key blocks), "block" (128-token ones) or "dense" (every cached token).
-    ``sparse_ratio`` None: no budget, every block inside the local window is kept.
-    ``observe``: called with the block mask of every layer (tests and benchmarks look at it).
-    """
-
-    kind: str
-    sparse_ratio: float | None
-    local_range: int
-    kv_len: int
-    reference_quirks: bool = False
-    observe: Callable[[Tensor], None] | None = None
-
-    @property
-    def block_k(self) -> int:
-        return BLOCK_K[self.kind]
+class Attention(AttentionSettings):
+    """A resolved attention backend; a plain value handed down to the DiT."""
 
     def for_size(self, rows: int, columns: int, device: torch.device) -> AttentionPlan:
         """What is constant for a picture of rows x columns attention windows."""
@@ -48,24 +30,41 @@ class Attention:
         if self.sparse_ratio is not None:
             ratio = self.sparse_ratio * REFERENCE_AREA / (windows * WINDOW_LENGTH**2)
             pairs = pair_budget(windows, ratio, self.block_k, self.reference_quirks)
-        local = local_mask(rows, columns, self.local_range, device)
-        return AttentionPlan(self, windows, local, pairs)
+        if self.kernels:
+            from src.ops.pooled_attention import PooledPlan
+
+            return PooledPlan(self, rows, columns, pairs)
+        return TorchPlan(self, windows, local_mask(rows, columns, self.local_range, device), pairs)
+
+    def new_caches(
+        self, layers: int, first_window_frames: int, later_window_frames: int
+    ) -> Sequence[KVCache | KVPoolView]:
+        """The memory of a stream, one per DiT block; chunks bring so many window-frames."""
+        if self.kernels:
+            return KVPool(layers, self.kv_len, first_window_frames, later_window_frames).views()
+        return [KVCache(self.kv_len, first_window_frames, later_window_frames) for _ in range(layers)]
 
 
 @dataclass(frozen=True)
-class AttentionPlan:
-    """Attention for one picture size: n ``windows``, ``local`` (n, n), ``pairs`` budget or None."""
+class TorchPlan(AttentionPlan):
+    """Plain PyTorch, on any device. n ``windows``, ``local`` (n, n), ``pairs`` budget or None."""
 
     attention: Attention
     windows: int
     local: Tensor
     pairs: int | None
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, cache: KVCache) -> Tensor:
-        """Attention of a chunk over itself and the cache, which takes the chunk's keys and values.
-
-        q, k, v (H, g * n * 128, d) in window order, rotated. Returns (H, g * n * 128, d).
-        """
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, norm: QKNorm, rope: tuple[Tensor, Tensor], cache: object
+    ) -> Tensor:
+        if not isinstance(cache, KVCache):
+            raise TypeError(f"this stream was begun with another attention: its cache is a {type(cache).__name__}")
+        width = 2 * rope[0].shape[1]
+        q, k, v = (
+            rearrange(x, "l (n d) -> n l d", d=width)
+            for x in (self._norm(q, norm.q, norm), self._norm(k, norm.k, norm), v)
+        )
+        q, k = rotate(q, rope), rotate(k, rope)
         cache.append(k, v, self.windows)
         if self.attention.kind == "dense":
             out = self._dense(q, cache)
@@ -75,12 +74,17 @@ class AttentionPlan:
                 self.attention.observe(mask)
             out = sparse_attention(q, *cache.tokens(), mask, self.attention.block_k, columns)
         cache.trim()
-        return out
+        return rearrange(out, "n l d -> l (n d)")
+
+    def _norm(self, x: Tensor, weight: Tensor, norm: QKNorm) -> Tensor:
+        return self.ops.rms_norm(x, weight, norm.eps)
 
     def _dense(self, q: Tensor, cache: KVCache) -> Tensor:
-        length = self.windows * WINDOW_LENGTH
-        slots = [slice(slot * length, (slot + 1) * length) for slot in cache.order]
-        keys, values = (torch.cat([x[:, where] for where in slots], dim=1) for x in cache.tokens())
+        keys, values = cache.tokens()
+        if len(cache.order) < cache.slots:
+            length = self.windows * WINDOW_LENGTH
+            slots = [slice(slot * length, (slot + 1) * length) for slot in cache.order]
+            keys, values = (torch.cat([x[:, where] for where in slots], dim=1) for x in (keys, values))
         return F.scaled_dot_product_attention(q[None], keys[None], values[None])[0]
 
     def _select(self, q: Tensor, cache: KVCache) -> tuple[Tensor, Tensor]:
@@ -97,31 +101,6 @@ class AttentionPlan:
         k_means = block_means(cache.tokens()[0], block_k)[:, columns]
         quirks = self.attention.reference_quirks
         return select_blocks(q_means, k_means, visible, self.windows, self.pairs, quirks), columns
-
-
-def resolve_attention(options: Options, sampling: SamplingConfig, device: torch.device) -> Attention:
-    """The backend for this job, decided once and logged.
-
-    "auto" is "block" wherever there is no INT8 kernel, since 128-token blocks are what the model was
-    trained with.
-    """
-    kind = "block" if options.attention == "auto" else options.attention
-    attention = Attention(
-        kind=kind,
-        sparse_ratio=options.sparse_ratio or sampling.sparse_ratio,
-        local_range=options.local_range or sampling.local_range,
-        kv_len=options.kv_ratio or sampling.kv_ratio,
-    )
-    if kind == "dense":
-        log.info("attention: dense (every cached token, PyTorch)")
-    else:
-        log.info(
-            "attention: %s (%d-token key blocks) in plain PyTorch on %s: there is no kernel for it yet",
-            kind,
-            attention.block_k,
-            device.type,
-        )
-    return attention
 
 
 def with_observer(attention: Attention, observe: Callable[[Tensor], None]) -> Attention:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from src.models.manager import Models
-from src.models.vae import VAEState, WanVAE
+from src.models.vae import PIXELS, VAEState, VAETiling, WanVAE
 from src.ops.attention import Attention
 from src.pipelines.stream import Pipeline
 
@@ -25,7 +25,13 @@ class FlashVSRFullPipeline(Pipeline):
         self.decoder = models.decoder
 
     def new_decoder_state(self) -> VAEState:
-        return self.decoder.new_state()
+        """Tiles overlap by a quarter: the network looks too far for tiles with exact context."""
+        size = self.placement.decoder_tile
+        if size is None:
+            return self.decoder.new_state()
+        latents = size // PIXELS
+        stride = latents * 3 // 4
+        return self.decoder.new_state(VAETiling((latents, latents), (stride, stride), park=self.placement.park))
 
     def decode(self, latents: Tensor, condition: Tensor, state: VAEState) -> Tensor:
         frames = self.decoder.decode(latents, state)  # (1, 3, F, H, W)

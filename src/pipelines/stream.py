@@ -5,6 +5,8 @@ A pipeline is policy only: which decoder it uses and how much it decodes at once
 
 from __future__ import annotations
 
+import copy
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
@@ -15,18 +17,27 @@ import torch
 from torch import Tensor
 
 from src import chunks
+from src.errors import DeviceError
+from src.memory import Placement
+from src.models.dit_graph import velocity
 from src.models.manager import Models
-from src.ops.attention import Attention, AttentionPlan
+from src.models.residency import Residency
+from src.ops.attention import Attention
+from src.ops.plan import AttentionPlan
 from src.pipelines.geometry import Geometry, to_float, upscale_lq
-from src.state import ConvState, KVCache, StreamState
+from src.pipelines.tiles import denoise_tiles, tiles_of
+from src.state import ConvState, StreamState
 from toolbox.color import color_fix
+
+FINISH_NUMBERS = 32 << 20  # colour-fixed at once: eight frames of 1280 x 720
 
 
 class Pipeline(ABC):
     """Frames to upscaled frames with the models it is given; holds nothing of a stream.
 
     ``color``: none, adain or wavelet. ``reference_quirks``: the original's cut-outs, frame counts and
-    attention budget, for parity tests only (the Attention handed in must say the same).
+    attention budget, for parity tests only (the Attention handed in must say the same). ``placement``: tiles and
+    what waits in main memory; ``residency`` moves the DiT's weights as the placement says.
     """
 
     mode: str
@@ -40,9 +51,19 @@ class Pipeline(ABC):
         self.color = color
         self.seed = seed
         self.reference_quirks = reference_quirks
+        self.placement = Placement()
+        self.residency = Residency(models.dit, models.device)
         # Residual and colour fix rest on the LQ frames: the 8 mantissa bits of bf16 would show as banding.
         keep = models.device.type == "cpu" or models.dtype == torch.float32
         self.lq_dtype = torch.float32 if keep else torch.float16
+
+    def placed(self, placement: Placement, color: str | None = None, seed: int | None = None) -> Pipeline:
+        """The same models under another placement, colour fix or seed."""
+        other = copy.copy(self)
+        other.placement = placement
+        other.latents_at_once = placement.latents_at_once or type(self).latents_at_once
+        other.color, other.seed = color or self.color, self.seed if seed is None else seed
+        return other
 
     @abstractmethod
     def new_decoder_state(self) -> Any:
@@ -57,9 +78,8 @@ class Pipeline(ABC):
         first, later = (n // chunks.WINDOW_FRAMES for n in (chunks.FIRST_LATENTS, chunks.NEXT_LATENTS))
         return StreamState(
             projector=ConvState(),
-            caches=[KVCache(self.attention.kv_len, first, later) for _ in self.models.dit.blocks],
+            caches=self.attention.new_caches(len(self.models.dit.blocks), first, later),
             decoder=self.new_decoder_state(),
-            noise=torch.Generator().manual_seed(self.seed),
         )
 
     def stream(
@@ -70,14 +90,16 @@ class Pipeline(ABC):
         scale: Fraction | int = 4,
         noise: Tensor | None = None,
         state: StreamState | None = None,
+        geometry: Geometry | None = None,
     ) -> Iterator[Tensor]:
         """Upscale a stream of frames of any length from 1 on.
 
         frames: (height, width, 3) uint8 or uint16, RGB. noise: (1, 16, T, H/8, W/8) in place of the drawn one
-        (for parity). state: a fresh ``new_state()``, if the caller wants to watch it.
+        (for parity). state: a fresh ``new_state()``, if the caller wants to watch it. geometry: sizes, in place of
+        those that ``scale`` gives.
         Yields (F, 3, scale * height, scale * width) float32 in [0, 1]: in all as many frames as came in.
         """
-        geometry = Geometry.of(height, width, Fraction(scale), self.reference_quirks)
+        geometry = geometry or Geometry.of(height, width, Fraction(scale), self.reference_quirks)
         antialias = self.models.config.sampling.antialias
 
         def prepared() -> Iterator[Tensor]:
@@ -92,7 +114,9 @@ class Pipeline(ABC):
     ) -> Iterator[Tensor]:
         """The loop itself, on frames already upscaled and padded: (1, 3, H, W) in [-1, 1], channels last."""
         source = _Source(iter(lq))
-        plan = self.attention.for_size(*geometry.windows, self.models.device)
+        tiles = tiles_of(geometry, self.placement)
+        side = chunks.WINDOW_TOKENS
+        plan = self.attention.for_size(tiles[0].height // side, tiles[0].width // side, self.models.device)
         window: Tensor | None = None
         shown = 0
         while shown < source.read or not source.ended:
@@ -102,7 +126,11 @@ class Pipeline(ABC):
                 return
             window = fresh if window is None else torch.cat([window, fresh])
             wanted = count if self.reference_quirks else min(count, source.read - shown)
-            latents = self._denoise(fresh, state, plan, geometry, noise)
+            with self.residency.at_hand():
+                if len(tiles) == 1:
+                    latents = self._denoise(fresh, state, plan, geometry, noise)
+                else:
+                    latents = denoise_tiles(self, fresh, state, plan, geometry, tiles, noise)
             yield from self._decode_chunk(latents, window[:wanted], state, geometry)
             window = window[count:].clone()  # the look-ahead: its frames are shown by the next chunk
             shown += wanted
@@ -115,24 +143,47 @@ class Pipeline(ABC):
         self, lq: Tensor, state: StreamState, plan: AttentionPlan, geometry: Geometry, noise: Tensor | None
     ) -> Tensor:
         """LQ frames (F, 3, H, W) of one chunk -> its clean latents (1, 16, T, H/8, W/8)."""
-        models, first = self.models, chunks.first_latent(state.chunk)
-        count = chunks.latents_out(state.chunk)
-        if noise is None:
-            start = self._noise(count, geometry, state.noise)
-        else:
-            start = noise[:, :, first : first + count].to(models.device, models.dtype)
+        return self.clean(lq, self.starting_latents(state, geometry, noise), state, plan)
+
+    def clean(self, lq: Tensor, start: Tensor, state: StreamState, plan: AttentionPlan) -> Tensor:
+        """Frames of a chunk and the latents it starts from, both of the whole frame or of one tile -> clean latents."""
+        models, first = self.models, chunks.first_latent(state.chunk) + state.origin
         tokens = models.projector(lq.to(models.dtype), state.projector)
         # One Euler step of flow matching from sigma 1 to 0.
-        return start - models.dit(start, tokens, models.constants, plan, state.caches, first)
+        # A recorded graph knows the places of all it reads: not for what wanders between the device and main memory.
+        still = self.placement.weights == "resident" and not self.placement.park
+        latents = start - velocity(models.dit, start, tokens, models.constants, plan, state, first, still)
+        # Looking costs a wait for the device, so only where the range of numbers is small.
+        if models.dtype == torch.float16 and not bool(latents.isfinite().all()):
+            raise DeviceError("the numbers of the model do not fit into fp16 here; use --dtype bf16 or fp32")
+        return latents
 
-    def _noise(self, latents: int, geometry: Geometry, generator: torch.Generator) -> Tensor:
-        """Drawn on the CPU, chunk by chunk: the same on every device, and memory stays constant."""
+    def starting_latents(self, state: StreamState, geometry: Geometry, noise: Tensor | None) -> Tensor:
+        """The noise of the next chunk, of the whole frame: (1, 16, T, H/8, W/8).
+
+        Drawn on the CPU, each two latent frames from a seed of their own: the same on every device and for every
+        tile, memory stays constant, and a stream can begin anywhere in a clip.
+        """
         models, scale = self.models, self.models.config.sampling.noise_scale
-        side = chunks.PIXELS_PER_LATENT
-        shape = (1, models.config.dit.in_dim, latents, geometry.padded_height // side, geometry.padded_width // side)
+        first, count = chunks.first_latent(state.chunk), chunks.latents_out(state.chunk)
+        if noise is not None:
+            return noise[:, :, first : first + count].to(models.device, models.dtype)
+        side, group = chunks.PIXELS_PER_LATENT, chunks.WINDOW_FRAMES
+        rows, columns = geometry.padded_height // side, geometry.padded_width // side
         if scale == 0:
+            shape = (1, models.config.dit.in_dim, count, rows, columns)
             return torch.zeros(shape, device=models.device, dtype=models.dtype)
-        return (torch.randn(shape, generator=generator) * scale).to(models.device, models.dtype)
+        parts = []
+        for position in range(first + state.origin, first + state.origin + count, group):
+            # The generator only takes 32 bits of its seed, so they are mixed well.
+            digest = hashlib.blake2b(f"{self.seed}:{position}".encode(), digest_size=4).digest()
+            generator = torch.Generator().manual_seed(int.from_bytes(digest, "little"))
+            shape = (1, models.config.dit.in_dim, group, rows, columns)
+            parts.append(torch.randn(shape, generator=generator))
+        drawn = torch.cat(parts, dim=2).mul_(scale).to(models.dtype)
+        if models.device.type == "cuda":
+            drawn = drawn.pin_memory()  # so that the copy waits for nothing
+        return drawn.to(models.device, non_blocking=True)
 
     def _decode_chunk(
         self, latents: Tensor, condition: Tensor, state: StreamState, geometry: Geometry
@@ -166,10 +217,16 @@ class Pipeline(ABC):
         """Crop the padding, fix the colours against the LQ frames: (F, 3, H, W) in [-1, 1] -> [0, 1], float32."""
         # Cropped first: the padding is no part of the picture and must not weigh in its colours.
         where = (..., slice(geometry.out_height), slice(geometry.out_width))
-        out = frames[where].float()
-        if self.color != "none":
-            out = color_fix(self.color, out, lq[where].float())
-        return out.add(1).mul_(0.5).clamp_(0, 1)
+        frames, lq = frames[where], lq[where]
+        out = torch.empty(frames.shape, dtype=torch.float32, device=frames.device)
+        # Every frame for itself, so few at once: in float32 they are large.
+        count = max(1, FINISH_NUMBERS // frames[0].numel())
+        for one, reference, into in zip(frames.split(count), lq.split(count), out.split(count), strict=True):
+            fixed = one.float()
+            if self.color != "none":
+                fixed = color_fix(self.color, fixed, reference.float())
+            torch.add(fixed, 1, out=into).mul_(0.5).clamp_(0, 1)
+        return out
 
 
 class _Source:
@@ -183,16 +240,20 @@ class _Source:
 
     def take(self, count: int) -> Tensor | None:
         """The next frames as (count, 3, H, W), channels last; None if there never was one."""
-        taken: list[Tensor] = []
-        while len(taken) < count and not self.ended:
-            frame = next(self.frames, None)
+        taken: Tensor | None = None
+        for index in range(count):
+            frame = None if self.ended else next(self.frames, None)
             if frame is None:
                 self.ended = True
             else:
                 self.last = frame
-                taken.append(frame)
                 self.read += 1
-        if self.last is None:
-            return None
-        taken += [self.last] * (count - len(taken))
-        return torch.cat(taken)
+            if self.last is None:
+                return None
+            if taken is None:
+                # Filled frame by frame: joining a list would hold every frame twice.
+                size = (count, *self.last.shape[1:])
+                like = self.last
+                taken = torch.empty(size, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
+            taken[index : index + 1] = self.last
+        return taken

@@ -4,14 +4,16 @@
 """
 
 from src.video.encoders import pick_encoder
-from src.video.paths import output_path
-from src.video.pictures import PictureFolder, PictureReader, write_picture
+from src.video.paths import is_video_name, output_path
+from src.video.pictures import ALPHA_SUFFIXES, PictureFolder, PictureReader, write_picture
 from src.video.probe import MediaInfo, is_picture, probe
 from src.video.reader import Source, VideoReader, open_source
+from src.video.segments import join, ticks_per_second
 from src.video.streams import AudioInfo, SubtitleInfo
 from src.video.writer import VideoWriter
 
 __all__ = [
+    "ALPHA_SUFFIXES",
     "AudioInfo",
     "MediaInfo",
     "PictureFolder",
@@ -21,9 +23,12 @@ __all__ = [
     "VideoReader",
     "VideoWriter",
     "is_picture",
+    "is_video_name",
+    "join",
     "open_source",
     "output_path",
     "pick_encoder",
     "probe",
+    "ticks_per_second",
     "write_picture",
 ]

@@ -46,6 +46,8 @@ def check_container(path: Path, codec: str) -> None:
         raise InputError(f"{path}: a video is written as {', '.join(FORMATS)}, not {extension or 'without extension'}")
     if extension == ".webm" and codec not in ("av1", "vp9"):
         raise InputError(f"{path}: webm cannot hold {codec}; webm needs --codec av1")
+    if codec == "prores" and extension not in (".mov", ".mkv"):
+        raise InputError(f"{path}: ProRes is written as .mov or .mkv, not {extension}")
 
 
 def track_arguments(path: Path, source: MediaInfo, *, cut: bool = False, file_index: int = 1) -> list[str]:

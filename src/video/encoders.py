@@ -28,7 +28,12 @@ _SPEED = {
     "libsvtav1": ("-preset", "8"),
     "libaom-av1": ("-cpu-used", "6", "-row-mt", "1", "-b:v", "0"),
 }
-_SOFTWARE = {"h264": ("libx264",), "hevc": ("libx265",), "av1": ("libsvtav1", "libaom-av1")}
+_SOFTWARE = {
+    "h264": ("libx264",),
+    "hevc": ("libx265",),
+    "av1": ("libsvtav1", "libaom-av1"),
+    "prores": ("prores_ks",),
+}
 _HARDWARE_KINDS = ("nvenc", "videotoolbox") if sys.platform == "darwin" else ("nvenc", "qsv", "amf")
 # Below this the encoder refuses to start, or crashes.
 _LEAST_SIDE = {"libx265": 16, "libsvtav1": 64}
@@ -44,11 +49,16 @@ class Encoder:
 
     @property
     def hardware(self) -> bool:
-        return self.name not in _CRF
+        return self.name not in _CRF and self.codec != "prores"
 
-    def arguments(self, quality: int, width: int, height: int, deep: bool = False) -> list[str]:
-        """Encoder options for frames of this size. ``quality``: 1..10. ``deep``: 10 bits."""
-        args = ["-c:v", self.name, "-pix_fmt", self.pixel_format(width, height, deep)]
+    def arguments(self, quality: int, width: int, height: int, deep: bool = False, alpha: bool = False) -> list[str]:
+        """Encoder options for frames of this size. ``quality``: 1..10. ``deep``: 10 bits. ``alpha``: RGBA."""
+        pixel_format = self.pixel_format(width, height, deep, alpha)
+        args = ["-c:v", self.name, "-pix_fmt", pixel_format]
+        if self.codec == "prores":
+            # Profiles: 1 LT, 2 standard, 3 HQ, 4 4444.
+            profile = 4 if "444" in pixel_format else 1 if quality <= 3 else 2 if quality <= 6 else 3
+            return [*args, "-profile:v", str(profile), "-vendor", "apl0", "-alpha_bits", "16" if alpha else "0"]
         if not self.hardware:
             return [*args, *_SPEED[self.name], "-crf", str(_CRF[self.name][quality - 1])]
         level = _CRF["libx265" if self.codec == "hevc" else "libx264"][quality - 1]
@@ -62,8 +72,10 @@ class Encoder:
             return [*args, "-global_quality", str(level)]
         return [*args, "-rc", "cqp", "-qp_i", str(level), "-qp_p", str(level)]
 
-    def pixel_format(self, width: int, height: int, deep: bool = False) -> str:
+    def pixel_format(self, width: int, height: int, deep: bool = False, alpha: bool = False) -> str:
         """4:2:0 where the codec can hold this size in it, 4:4:4 where only that keeps an odd size."""
+        if self.codec == "prores":
+            return "yuva444p10le" if alpha else "yuv444p10le" if width % 2 else "yuv422p10le"
         # AV1 rounds its chroma planes up; only a picture one pixel wide loses its colour in them.
         odd = min(width, height) == 1 if self.codec == "av1" else bool(width % 2 or height % 2)
         if self.hardware:
@@ -93,7 +105,7 @@ def trial(name: str, width: int, height: int) -> str:
 
 
 def pick_encoder(codec: str, hardware: bool, width: int, height: int) -> Encoder:
-    """The encoder to use for ``codec`` ("h264", "hevc", "av1") at this frame size.
+    """The encoder to use for ``codec`` ("h264", "hevc", "av1", "prores") at this frame size.
 
     ``hardware``: prefer one of the graphics card if a trial run at this size succeeds. InputError
     when the frame is too small for the codec, VideoError when this FFmpeg has no encoder for it.
@@ -102,7 +114,7 @@ def pick_encoder(codec: str, hardware: bool, width: int, height: int) -> Encoder
         raise InputError(f"--codec {codec!r} is not one of {', '.join(_SOFTWARE)}")
     if hardware and (width % 2 or height % 2):
         log.info("hardware encoders cannot hold the odd size %dx%d; a software encoder is used", width, height)
-    elif hardware:
+    elif hardware and codec != "prores":
         for name in (f"{codec}_{kind}" for kind in _HARDWARE_KINDS):
             if name not in available():
                 continue

@@ -9,10 +9,19 @@ from pathlib import Path
 from src.errors import InputError, OutputExistsError, VideoError
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".webm")
+# What is taken for a video in a folder; a single file of any name is tried.
+VIDEO_NAMES = frozenset(VIDEO_SUFFIXES) | frozenset(
+    {".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv", ".ogv", ".vob", ".3gp", ".mxf", ".asf"}
+)
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 # Containers of the source that are kept for an output whose name is left to us.
-_KEPT = {"video": (".mp4", ".mkv", ".mov"), "picture": (".png", ".tif", ".tiff")}
-_DEFAULT = {"video": ".mp4", "picture": ".png"}
+_KEPT = {
+    "video": (".mp4", ".mkv", ".mov"),
+    "prores": (".mov", ".mkv"),
+    "picture": (".png", ".tif", ".tiff"),
+    "folder": (),
+}
+_DEFAULT = {"video": ".mp4", "prores": ".mov", "picture": ".png", "folder": ""}
 
 
 def output_path(input_path: Path, output: Path | str, *, kind: str, suffix: str = "") -> Path:
@@ -20,10 +29,13 @@ def output_path(input_path: Path, output: Path | str, *, kind: str, suffix: str 
 
     ``output``: a file with a known extension, or a folder (an existing one, or any name without an
     extension or with a trailing slash). In a folder the name is the input's plus ``suffix``; the
-    extension is the input's where that loses nothing, otherwise .mp4 or .png. ``kind``: "video" or
-    "picture". InputError for an unknown extension and when the output would be the input.
+    extension is the input's where that loses nothing, otherwise .mp4, .mov or .png. ``kind``: "video", "prores"
+    (a video of that codec), "picture" or "folder" (of pictures, made inside
+    ``output``). InputError for an unknown extension and when the output would be the input.
     """
-    allowed = VIDEO_SUFFIXES if kind == "video" else PICTURE_SUFFIXES
+    if kind == "folder":
+        return _folder_path(Path(input_path), output, suffix)
+    allowed = {"video": VIDEO_SUFFIXES, "prores": (".mov", ".mkv"), "picture": PICTURE_SUFFIXES}[kind]
     as_folder = str(output).endswith(("/", "\\"))
     input_path, output = Path(input_path), Path(output)
     if as_folder or output.is_dir() or not output.suffix:
@@ -33,11 +45,28 @@ def output_path(input_path: Path, output: Path | str, *, kind: str, suffix: str 
     else:
         target = output
         if target.suffix.lower() not in allowed:
-            what = "a video" if kind == "video" else "a picture"
+            what = {"video": "a video", "prores": "ProRes", "picture": "a picture"}[kind]
             raise InputError(f"{output}: {what} cannot be written as {output.suffix}; use one of {', '.join(allowed)}")
     if same_file(target, input_path):
         raise InputError(f"{target} is the input itself; choose another output")
     return target
+
+
+def _folder_path(input_path: Path, output: Path | str, suffix: str) -> Path:
+    output = Path(output)
+    if output.suffix.lower() in VIDEO_SUFFIXES + PICTURE_SUFFIXES:
+        raise InputError(f"{output}: a folder of pictures is written; choose a name without {output.suffix}")
+    source = input_path if input_path.name not in ("", "..") else input_path.resolve()
+    name = source.name if input_path.is_dir() else source.stem
+    target = output / f"{name}{suffix}"
+    if same_file(target, input_path):
+        raise InputError(f"{target} is the input itself; choose another output")
+    return target
+
+
+def is_video_name(path: Path) -> bool:
+    """True for a file name of a video."""
+    return Path(path).suffix.lower() in VIDEO_NAMES
 
 
 def same_file(one: Path, other: Path) -> bool:

@@ -28,6 +28,8 @@ _TIMEOUT = 300.0
 _JPEG_QUALITY = {1: 40, 2: 55, 3: 65, 4: 75, 5: 82, 6: 88, 7: 92, 8: 95, 9: 97, 10: 99}
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
 _ORIENTATION_TAG = 0x0112
+_DEEP = {3: "rgb48le", 4: "rgba64le"}
+ALPHA_SUFFIXES = (".png", ".webp", ".tif", ".tiff")  # pictures that can hold transparency
 
 
 def natural_key(path: Path) -> list[tuple[int, int, str]]:
@@ -45,9 +47,11 @@ class _Pictures:
         self.info: MediaInfo | None = None
         self.fps = fps
         self.paths = tuple(paths)
-        self.width, self.height, depth = _header(self.paths[0])
+        self.skip, self.keep_alpha = 0, False
+        self.width, self.height, depth, self.has_alpha = _header(self.paths[0])
         for path in self.paths[1:]:
-            width, height, bits = _header(path)
+            width, height, bits, alpha = _header(path)
+            self.has_alpha = self.has_alpha or alpha
             if (width, height) != (self.width, self.height):
                 raise InputError(
                     f"{path} is {width}x{height}, but {self.paths[0].name} is {self.width}x{self.height}; "
@@ -67,10 +71,10 @@ class _Pictures:
         """Nothing stays open between two frames."""
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Yield (height, width, 3) RGB: uint8, or uint16 when any picture has 16 bits per channel."""
-        warned = False
-        for path in self.paths:
-            frame, alpha = _load(path)
+        """Yield (height, width, 3) RGB (4: with alpha): uint8, or uint16 when any picture has 16 bits per channel."""
+        warned = self.keep_alpha
+        for path in self.paths[self.skip :]:
+            frame, alpha = _load(path, self.keep_alpha)
             if alpha and not warned:
                 log.warning("%s: its transparency is dropped", path)
                 warned = True
@@ -143,41 +147,46 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _header(path: Path) -> tuple[int, int, int]:
-    """Width and height as displayed, and bits per channel (8 or 16)."""
+def _header(path: Path) -> tuple[int, int, int, bool]:
+    """Width and height as displayed, bits per channel (8 or 16), and whether there is transparency."""
     with _open(path) as image:
         width, height = image.size
         if _orientation(image) >= 5:
             width, height = height, width
-        return width, height, 16 if _deep(image, path) else 8
+        return width, height, 16 if _deep(image, path) else 8, _transparent(image)
 
 
-def _load(path: Path) -> tuple[np.ndarray, bool]:
-    """The picture as (H, W, 3) RGB, upright, and whether transparency was dropped."""
+def _transparent(image: Image.Image) -> bool:
+    return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
+
+
+def _load(path: Path, keep_alpha: bool) -> tuple[np.ndarray, bool]:
+    """The picture as (H, W, 3) RGB or, with ``keep_alpha``, (H, W, 4), upright, and whether it is transparent."""
     from PIL import Image
 
     with _open(path) as image:
         orientation = _orientation(image)
-        alpha = image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
+        alpha = _transparent(image)
         if _deep(image, path):
-            frame = _load_deep(path, image.size)
+            frame = _load_deep(path, image.size, 4 if keep_alpha else 3)
         else:
             try:
                 # Through RGBA, because a palette with transparency has no direct way to RGB.
-                frame = np.asarray((image.convert("RGBA") if alpha else image).convert("RGB"))
+                whole = image.convert("RGBA") if alpha or keep_alpha else image
+                frame = np.asarray(whole if keep_alpha else whole.convert("RGB"))
             except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
                 raise InputError(f"{path} is damaged: {error}") from error
     return upright(frame, orientation), alpha
 
 
-def _load_deep(path: Path, size: tuple[int, int]) -> np.ndarray:
+def _load_deep(path: Path, size: tuple[int, int], channels: int) -> np.ndarray:
     demuxer = "png_pipe" if path.suffix.lower() == ".png" else "tiff_pipe"
     args = ["-loglevel", "warning", "-noautorotate", "-f", demuxer, *ffmpeg.input_args(path), "-frames:v", "1"]
-    args += ["-sws_dither", "none", "-f", "rawvideo", "-pix_fmt", "rgb48le", "pipe:1"]
+    args += ["-sws_dither", "none", "-f", "rawvideo", "-pix_fmt", _DEEP[channels], "pipe:1"]
     done = ffmpeg.run(args, _TIMEOUT)
-    if done.returncode or len(done.stdout) != size[0] * size[1] * 6:
+    if done.returncode or len(done.stdout) != size[0] * size[1] * 2 * channels:
         raise InputError(f"{path} is damaged: {ffmpeg.reason(ffmpeg.text(done.stderr).splitlines())}")
-    return np.frombuffer(done.stdout, "<u2").reshape(size[1], size[0], 3).astype(np.uint16)
+    return np.frombuffer(done.stdout, "<u2").reshape(size[1], size[0], channels).astype(np.uint16)
 
 
 def upright(frame: np.ndarray, orientation: int) -> np.ndarray:
@@ -198,21 +207,21 @@ def to_8bit(frame: np.ndarray) -> np.ndarray:
     return ((frame.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
-def check_frame(frame: np.ndarray, width: int | None = None, height: int | None = None) -> None:
-    """ValueError unless ``frame`` is (height, width, 3) uint8 or uint16."""
-    expected = (height or frame.shape[0], width or (frame.shape[1] if frame.ndim > 1 else 0), 3)
+def check_frame(frame: np.ndarray, width: int | None = None, height: int | None = None, channels: int = 3) -> None:
+    """ValueError unless ``frame`` is (height, width, channels) uint8 or uint16."""
+    expected = (height or frame.shape[0], width or (frame.shape[1] if frame.ndim > 1 else 0), channels)
     if frame.ndim != 3 or frame.shape != expected or frame.dtype not in (np.uint8, np.uint16):
         raise ValueError(f"a frame must be {expected} uint8 or uint16, not {frame.shape} {frame.dtype}")
 
 
 def write_picture(path: Path, frame: np.ndarray, quality: int = 7, overwrite: bool = False) -> Path:
-    """Write (H, W, 3) RGB as PNG, JPEG, WebP or TIFF, by the extension of ``path``.
+    """Write (H, W, 3) RGB as PNG, JPEG, WebP or TIFF, by the extension of ``path``; (H, W, 4) not as JPEG.
 
     ``quality`` 1..10 is for JPEG and WebP (10: WebP is lossless). uint16 keeps its 16 bits in PNG
     and TIFF. The file appears complete or not at all. OutputExistsError when it exists already.
     """
     path = Path(path)
-    check_frame(frame)
+    check_frame(frame, channels=4 if frame.ndim == 3 and frame.shape[2] == 4 else 3)
     kind = _FORMATS.get(path.suffix.lower())
     if kind is None:
         extension = path.suffix or "without extension"
@@ -256,9 +265,10 @@ def _encode(path: Path, frame: np.ndarray, kind: str, quality: int) -> bytes:
 
 
 def _encode_deep(path: Path, frame: np.ndarray, kind: str) -> bytes:
-    codec, pix_fmt = ("png", "rgb48be") if kind == "PNG" else ("tiff", "rgb48le")
-    height, width = frame.shape[:2]
-    args = ["-loglevel", "warning", "-f", "rawvideo", "-pix_fmt", "rgb48le", "-s", f"{width}x{height}", "-i", "pipe:0"]
+    height, width, channels = frame.shape
+    raw = _DEEP[channels]
+    codec, pix_fmt = ("png", raw.replace("le", "be")) if kind == "PNG" else ("tiff", raw)
+    args = ["-loglevel", "warning", "-f", "rawvideo", "-pix_fmt", raw, "-s", f"{width}x{height}", "-i", "pipe:0"]
     args += ["-frames:v", "1", "-c:v", codec, "-pix_fmt", pix_fmt, "-f", "image2pipe", "pipe:1"]
     data = np.ascontiguousarray(frame, "<u2").tobytes()
     return ffmpeg.run_checked(args, _TIMEOUT, f"{path} cannot be encoded", data=data)

@@ -39,11 +39,11 @@ class PresetEncoder(Encoder):
     def hardware(self) -> bool:
         return False
 
-    def arguments(self, quality: int, width: int, height: int, deep: bool = False) -> list[str]:
+    def arguments(self, quality: int, width: int, height: int, deep: bool = False, alpha: bool = False) -> list[str]:
         """Encoder options; ``quality`` and the size have no influence."""
         return ["-c:v", self.name, "-pix_fmt", self.pixel_format(width, height, deep), *self.options]
 
-    def pixel_format(self, width: int, height: int, deep: bool = False) -> str:
+    def pixel_format(self, width: int, height: int, deep: bool = False, alpha: bool = False) -> str:
         """The fixed format, whatever the size."""
         return self.deep_pix_fmt if deep and self.deep_pix_fmt else self.pix_fmt
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from src.errors import InputError, VideoError
+from src.errors import VideoError
 from src.video import ffmpeg
 from src.video.pictures import PictureFolder, PictureReader
 from src.video.probe import MediaInfo, is_picture, loose_format, probe
@@ -27,7 +27,11 @@ _PREROLL = Fraction(10)
 
 
 class Source(Protocol):
-    """Where frames come from. Iterating yields (H, W, 3) RGB, uint8 0..255 or uint16 0..65535."""
+    """Where frames come from. Iterating yields (H, W, 3) RGB, uint8 0..255 or uint16 0..65535.
+
+    ``skip``: frames to leave out at the start, set before iterating. ``has_alpha``: the source has transparency;
+    with ``keep_alpha`` set, frames are (H, W, 4).
+    """
 
     width: int
     height: int
@@ -36,6 +40,9 @@ class Source(Protocol):
     bit_depth: int
     info: MediaInfo | None
     is_picture: bool
+    skip: int
+    has_alpha: bool
+    keep_alpha: bool
 
     def __iter__(self) -> Iterator[np.ndarray]: ...
     def __enter__(self) -> Any: ...
@@ -84,11 +91,7 @@ class VideoReader:
         end: Fraction | None = None,
         fps: Fraction | None = None,
     ) -> None:
-        """Raises InputError for a trim without frames and for HDR, which is not supported yet."""
-        if info.hdr:
-            raise InputError(
-                f"{info.path} is HDR ({info.transfer}), which is not supported yet; convert it to SDR (BT.709) first"
-            )
+        """Raises InputError for a trim without frames."""
         self.info: MediaInfo | None = info
         self._media = info
         self.window = clip_window(info, start, end, fps)
@@ -100,6 +103,8 @@ class VideoReader:
         if self.frames_expected is None:
             left = info.first + info.duration - self.window.begin
             self.frames_expected = max(1, round_half_up(left * self.fps))
+        self.skip = 0
+        self.has_alpha, self.keep_alpha = has_alpha(info.pix_fmt), False
         self.process: ffmpeg.Process | None = None
 
     def __enter__(self) -> VideoReader:
@@ -115,14 +120,14 @@ class VideoReader:
             self.process = None
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Start over from the first frame. Raises VideoError when FFmpeg fails or vanishes."""
+        """Start over from the first frame after ``skip``. Raises VideoError when FFmpeg fails or vanishes."""
         self.close()
         self._announce()
         process = self.process = ffmpeg.Process(self._command(), feed=False)
-        shape = (self.height, self.width, 3)
+        shape = (self.height, self.width, 4 if self.keep_alpha else 3)
         dtype = np.dtype(np.uint8) if self.bit_depth == 8 else np.dtype("<u2")
         correction = self._correction()
-        delivered = 0
+        delivered = self.skip
         try:
             while True:
                 frame = np.empty(shape, dtype)
@@ -130,7 +135,7 @@ class VideoReader:
                 if missing:
                     break
                 delivered += 1
-                yield frame if correction is None else np.take(correction, frame)
+                yield frame if correction is None else _corrected(frame, correction)
             self._finish(process, delivered, frame.nbytes - missing)
         finally:
             process.stop()
@@ -156,7 +161,7 @@ class VideoReader:
             log.warning("%s is interlaced: it is deinterlaced to %s frames per second", info.path, info.fps)
         if info.variable_rate:
             log.info("%s has a variable frame rate: it is made constant at %s", info.path, self.fps)
-        if has_alpha(info.pix_fmt):
+        if self.has_alpha and not self.keep_alpha:
             log.warning("%s: its transparency is dropped", info.path)
         if not info.tagged:
             log.debug("%s does not name its colour matrix: %s assumed", info.path, info.color_matrix)
@@ -183,18 +188,22 @@ class VideoReader:
         if info.interlaced:
             chain.append("bwdif=mode=send_frame:parity=auto:deint=interlaced")
         chain += filters
+        if self.skip:
+            chain.append(f"trim=start_frame={self.skip}")  # decoded, but neither converted nor handed over
         scale = f"scale={info.width}:{info.height}:flags={SCALE_FLAGS}:out_range=pc"
         if not is_rgb(info.pix_fmt):
             scale += f":in_color_matrix={info.color_matrix}:in_range={info.color_range}"
             scale += ffmpeg.chroma_location("in", info.chroma_location, info.pix_fmt)
-        pix_fmt = "rgb24" if self.bit_depth == 8 else "rgb48le"
+        letters = "rgba" if self.keep_alpha else "rgb"
+        pix_fmt = f"{letters}{8 * len(letters)}" if self.bit_depth == 8 else f"{letters}{16 * len(letters)}le"
+        pix_fmt = "rgba" if pix_fmt == "rgba32" else pix_fmt
         chain += [scale, f"format={pix_fmt}", "setsar=1"]
         args = ["-loglevel", "warning"]
         if seek:
             args += ["-ss", _seconds(seek)]
         args += [*ffmpeg.input_args(info.path), "-map", f"0:{info.video_index}", "-vf", ",".join(chain)]
         if self.window.count is not None and self._trimmed:
-            args += ["-frames:v", str(self.window.count)]
+            args += ["-frames:v", str(max(1, self.window.count - self.skip))]
         args += ["-sws_dither", "none", "-fps_mode", "passthrough"]
         args += ["-f", "rawvideo", "-pix_fmt", pix_fmt, "pipe:1"]
         return [*args, *ffmpeg.keep_clock("0:a?", info.audio_streams and loose_format(info.format))]
@@ -226,6 +235,14 @@ class VideoReader:
         elif resample:
             filters.append(f"fps=fps={part.rate}:round=near:start_time={_seconds(begin)}")
         return origin, filters
+
+
+def _corrected(frame: np.ndarray, correction: np.ndarray) -> np.ndarray:
+    """Colours through the table; alpha is full range already."""
+    out = np.take(correction, frame)
+    if frame.shape[2] == 4:
+        out[..., 3] = frame[..., 3]
+    return out
 
 
 def _fill(process: ffmpeg.Process, frame: np.ndarray) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -12,13 +11,14 @@ import numpy as np
 
 from src.errors import InputError, OutputExistsError, VideoError
 from src.video import ffmpeg
-from src.video.containers import FORMATS, check_container, track_arguments
+from src.video.containers import check_container
 from src.video.encoders import Encoder, pick_encoder
+from src.video.muxing import around_the_video, output_arguments, with_sound
 from src.video.paths import commit, same_file, temporary_path
 from src.video.pictures import check_frame, to_8bit
 from src.video.presets import RawSound
-from src.video.probe import MediaInfo, loose_format
-from src.video.reader import SCALE_FLAGS, clip_window
+from src.video.probe import MediaInfo
+from src.video.reader import SCALE_FLAGS
 from src.video.streams import is_rgb
 
 log = logging.getLogger(__name__)
@@ -29,8 +29,9 @@ _PRIMARIES = frozenset(
 )
 _TRANSFERS = frozenset(
     {"bt709", "bt470m", "bt470bg", "smpte170m", "smpte240m", "linear", "iec61966-2-4", "iec61966-2-1"}
-    | {"bt2020-10", "bt2020-12"}
+    | {"bt2020-10", "bt2020-12", "smpte2084", "arib-std-b67"}
 )
+_MATRIX_NAMES = {"bt709": "bt709", "bt2020": "bt2020nc"}
 
 
 _TO_SWSCALE = ((np.arange(65536) * 65280 + 32767) // 65535).astype(np.uint16)
@@ -59,13 +60,18 @@ class VideoWriter:
         overwrite: bool = False,
         hardware: str = "off",
         bit_depth: int = 8,
+        alpha: bool = False,
+        colors: MediaInfo | None = None,
+        ticks: int | None = None,
         encoder: Encoder | None = None,
         sound: RawSound | None = None,
     ) -> None:
         """``width``, ``height``: pixels of a frame. ``fps``: its exact rate. ``quality``: 1..10.
 
         ``hardware``: "auto" uses a hardware encoder if a trial with it succeeds, "off" never.
-        ``bit_depth``: 8, or 10 (hevc and av1; for uint16 frames).
+        ``bit_depth``: 8, or 10 (hevc, av1, prores; for uint16 frames). ``alpha``: frames are RGBA (prores only).
+        ``colors``: whose primaries and transfer the picture has (default: those of ``source``). ``ticks`` per second of
+        the video track, for MP4 and MOV (default: FFmpeg's choice).
         ``encoder``: used instead of one picked for ``codec``. ``sound``: taken instead of the
         tracks of ``source`` (of which then only the colour tags are used).
         Raises InputError for what cannot be written so, OutputExistsError, VideoError when the
@@ -75,7 +81,9 @@ class VideoWriter:
         self.width, self.height, self.fps = width, height, Fraction(fps)
         self._source, self._start, self._end = source, start, end
         self._overwrite = overwrite
-        self._deep = bit_depth > 8
+        self._deep = bit_depth > 8 or (codec == "prores" and encoder is None)
+        self._alpha, self._ticks = alpha, ticks
+        self._colors = colors or source
         self.frames_written = 0
         self._sound = sound
         self._check(codec if encoder is None else encoder.codec, quality, hardware)
@@ -84,7 +92,7 @@ class VideoWriter:
         self.encoder = encoder.name
         if encoder.codec in ("h264", "hevc", "av1") and "444" in encoder.pixel_format(width, height):
             log.warning("%s: %dx%d is odd and so kept as 4:4:4, which some players cannot show", path, width, height)
-        self._rgb = is_rgb(encoder.pixel_format(width, height, self._deep))
+        self._rgb = is_rgb(encoder.pixel_format(width, height, self._deep, alpha))
         self.process: ffmpeg.Process | None = None
         self._temporary: Path | None = temporary_path(self.path)
         try:
@@ -104,6 +112,10 @@ class VideoWriter:
         if self._deep and codec == "h264":
             log.info("%s: h264 is written with 8 bits, which every player can show", self.path)
             self._deep = False
+        if self._alpha and codec != "prores":
+            raise InputError(
+                f"{self.path}: {codec} cannot hold transparency; use --codec prores or --output-format png"
+            )
         if self._source is not None and same_file(self.path, self._source.path):
             raise InputError(f"{self.path} is the input itself; choose another output")
         if self.path.is_dir():
@@ -123,22 +135,20 @@ class VideoWriter:
             self.abort()
 
     def write(self, frame: np.ndarray) -> None:
-        """Append one (height, width, 3) RGB frame, uint8 0..255 or uint16 0..65535.
+        """Append one (height, width, 3) RGB frame (4: with alpha), uint8 0..255 or uint16 0..65535.
 
         ValueError for another shape or type, VideoError when FFmpeg fails or vanishes (nothing is
         left behind then).
         """
         if self.process is None:
             raise VideoError(f"{self.path} is closed already; no more frames can be written")
-        check_frame(frame, self.width, self.height)
+        check_frame(frame, self.width, self.height, 4 if self._alpha else 3)
         if not self._deep:
             frame = to_8bit(frame)
+        elif self._rgb:
+            frame = frame.astype(np.uint16) * 257 if frame.dtype == np.uint8 else frame
         else:
-            # swscale takes 255 << 8 for white where it makes YUV of it.
-            if self._rgb:
-                frame = frame.astype(np.uint16) * 257 if frame.dtype == np.uint8 else frame
-            else:
-                frame = frame.astype(np.uint16) << 8 if frame.dtype == np.uint8 else np.take(_TO_SWSCALE, frame)
+            frame = _for_swscale(frame)
         samples = np.ascontiguousarray(frame, "<u2" if self._deep else np.uint8)
         view = samples.reshape(-1).view(np.uint8).data
         try:
@@ -196,85 +206,53 @@ class VideoWriter:
 
     def _command(self, encoder: Encoder, quality: int, temporary: Path) -> list[str]:
         pipe_format = "rgb48le" if self._deep else "rgb24"
+        if self._alpha:
+            pipe_format = "rgba64le" if self._deep else "rgba"
         size = f"{self.width}x{self.height}"
-        delay, source_args, limit = self._source_arguments()
-        args = ["-loglevel", "warning", "-y"]
-        if delay:
-            args += ["-itsoffset", _seconds(delay / self.fps)]
+        if self._sound is None:
+            around = around_the_video(self.path, self._source, self._start, self._end, self.fps)
+        else:
+            around = with_sound(self.path, self._sound)
+        args = ["-loglevel", "warning", "-y", *around.before]
         args += ["-f", "rawvideo", "-pix_fmt", pipe_format, "-s", size, "-framerate", str(self.fps), "-i", "pipe:0"]
-        args += [*source_args, "-map", "0:v:0", "-vf", self._filters(encoder)]
+        args += [*around.source, "-map", "0:v:0", "-vf", self._filters(encoder)]
         primaries, transfer = self._tags()
         if not self._rgb:
-            args += ["-colorspace", "bt709", "-color_range", "tv"]
+            args += ["-colorspace", _MATRIX_NAMES[self._matrix()], "-color_range", "tv"]
         args += ["-color_primaries", primaries, "-color_trc", transfer]
-        args += encoder.arguments(quality, self.width, self.height, self._deep)
-        if self._sound is not None:
-            args += self._sound.output
-        elif self._source is not None:
-            args += track_arguments(self.path, self._source, cut=bool(limit))
-            if self._source.language:
-                args += ["-metadata:s:v:0", f"language={self._source.language}"]
-        args += ["-disposition:v:0", "default", *limit]
-        extension = self.path.suffix.lower()
-        if extension in (".mp4", ".mov"):
-            args += ["-movflags", "+faststart"]
-            if encoder.codec == "hevc":
-                args += ["-tag:v", "hvc1"]  # the name Apple's players look for
-        args += ["-fps_mode", "passthrough", "-f", FORMATS[extension], ffmpeg.url(temporary)]
-        if self._source is None or self._sound is not None:
-            return args
-        return [*args, *ffmpeg.keep_clock(f"1:{self._source.video_index}", loose_format(self._source.format))]
-
-    def _source_arguments(self) -> tuple[int, list[str], list[str]]:
-        """Delay of the video in frames, the second input, and the limit of the output.
-
-        The two inputs share one clock that starts where the wanted part of the source starts. The
-        video can only be moved by whole frames, so the source is moved by what remains.
-        """
-        source = self._source
-        if self._sound is not None:
-            return 0, [*self._sound.input], []
-        if source is None:
-            return 0, [], []
-        part = clip_window(source, self._start, self._end, self.fps)
-        zero = part.audio_start or Fraction(0)
-        late = part.begin - zero
-        delay = max(0, math.ceil(late * self.fps))
-        shift = delay / self.fps - late
-        args: list[str] = []
-        limit: list[str] = []
-        if zero:
-            limit += ["-copypriorss", "0"]  # packets before the cut are not wanted
-        if zero and part.index:
-            args += ["-ss", _seconds(zero)]
-        elif zero:
-            # Seeking goes to the first key frame of the video and would skip the sound before it.
-            shift -= zero
-        if part.audio_end is not None:
-            length = part.audio_end - zero
-            limit += ["-t", _seconds(length + delay / self.fps - late)]
-        if shift:
-            args += ["-itsoffset", _seconds(shift)]
-        return delay, [*args, *ffmpeg.input_args(source.path)], limit
+        args += encoder.arguments(quality, self.width, self.height, self._deep, self._alpha)
+        if self._ticks is not None:
+            args += ["-video_track_timescale", str(self._ticks)]
+        args += [*around.tracks, *output_arguments(self.path, encoder.codec)]
+        return [*args, "-fps_mode", "passthrough", *around.output, ffmpeg.url(temporary), *around.clock]
 
     def _filters(self, encoder: Encoder) -> str:
-        pix_fmt = encoder.pixel_format(self.width, self.height, self._deep)
+        pix_fmt = encoder.pixel_format(self.width, self.height, self._deep, self._alpha)
         if self._rgb:
             return f"format={pix_fmt}"
-        scale = f"scale=flags={SCALE_FLAGS}:in_range=pc:out_color_matrix=bt709:out_range=tv"
+        matrix = self._matrix()
+        scale = f"scale=flags={SCALE_FLAGS}:in_range=pc:out_color_matrix={matrix}:out_range=tv"
         scale += ffmpeg.chroma_location("out", "left", pix_fmt)
         primaries, transfer = self._tags()
-        tags = f"setparams=range=tv:colorspace=bt709:color_primaries={primaries}:color_trc={transfer}"
-        return f"{scale},format={pix_fmt},{tags}"
+        tags = f"setparams=range=tv:colorspace={_MATRIX_NAMES[matrix]}"
+        return f"{scale},format={pix_fmt},{tags}:color_primaries={primaries}:color_trc={transfer}"
+
+    def _matrix(self) -> str:
+        """BT.709, but an HDR picture stays what it is."""
+        return "bt2020" if self._colors is not None and self._colors.hdr else "bt709"
 
     def _tags(self) -> tuple[str, str]:
         """Primaries and transfer: the conversion leaves both as they are in the source."""
         primaries = transfer = "bt709"
-        if self._source is not None:
-            primaries = self._source.primaries if self._source.primaries in _PRIMARIES else primaries
-            transfer = self._source.transfer if self._source.transfer in _TRANSFERS else transfer
+        if self._colors is not None:
+            primaries = self._colors.primaries if self._colors.primaries in _PRIMARIES else primaries
+            transfer = self._colors.transfer if self._colors.transfer in _TRANSFERS else transfer
         return primaries, transfer
 
 
-def _seconds(value: Fraction) -> str:
-    return f"{float(value):.9f}"
+def _for_swscale(frame: np.ndarray) -> np.ndarray:
+    """16-bit samples as swscale takes them: 255 << 8 is white, but full alpha is 65535."""
+    colors = frame.astype(np.uint16) << 8 if frame.dtype == np.uint8 else np.take(_TO_SWSCALE, frame)
+    if frame.shape[2] == 4:
+        colors[..., 3] = frame[..., 3].astype(np.uint16) * 257 if frame.dtype == np.uint8 else frame[..., 3]
+    return colors

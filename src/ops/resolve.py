@@ -1,0 +1,77 @@
+"""Which backend a job gets: found out once, by trying, and logged with its reason."""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+
+import torch
+
+from src.config import Options, SamplingConfig
+from src.ops.attention import Attention
+from src.ops.fused import TORCH_OPS, triton_ops
+
+log = logging.getLogger(__name__)
+
+MIN_CAPABILITY = (7, 5)  # the first cards with int8 matrix units
+
+
+def resolve_attention(
+    options: Options, sampling: SamplingConfig, device: torch.device, dtype: torch.dtype
+) -> Attention:
+    """The backend for this job, decided once and logged.
+
+    "auto" is "sage" where the INT8 kernel runs, else "block", since 128-token blocks are what the model was
+    trained with.
+    """
+    reason = why_no_triton(device, dtype)
+    kind = options.attention
+    if kind == "auto":
+        kind = "block" if reason else "sage"
+    attention = Attention(
+        kind=kind,
+        sparse_ratio=options.sparse_ratio or sampling.sparse_ratio,
+        local_range=options.local_range or sampling.local_range,
+        kv_len=options.kv_ratio or sampling.kv_ratio,
+        kernels=reason is None and kind != "dense",
+        ops=TORCH_OPS if reason else triton_ops(device),
+    )
+    what = {
+        "dense": "dense (every cached token, PyTorch)",
+        "sage": "sage (64-token key blocks)" if reason else "sage (64-token key blocks, INT8)",
+        "block": "block (128-token key blocks)",
+    }[kind]
+    if reason:
+        # On a GPU this costs half the speed, so it is a warning; a CPU has no choice.
+        log.log(
+            logging.INFO if device.type == "cpu" else logging.WARNING,
+            "attention: %s, in plain PyTorch: %s",
+            what,
+            reason,
+        )
+    else:
+        log.info("attention: %s, Triton kernels", what)
+    return attention
+
+
+@cache
+def why_no_triton(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why the Triton kernels cannot be used here, or None after every one of them ran and gave its twin's numbers."""
+    if device.type != "cuda":
+        return f"there are no kernels for {device.type}"
+    if dtype == torch.float32:
+        return "float32 is computed exactly, without kernels"
+    if torch.cuda.get_device_capability(device) < MIN_CAPABILITY:
+        return f"{torch.cuda.get_device_name(device)} is older than compute capability 7.5"
+    try:
+        from src.ops.triton_check import check_kernels
+    except ImportError as error:
+        return f"Triton is not installed ({error})"
+    try:
+        return check_kernels(device, dtype)
+    except Exception as error:  # noqa: BLE001 (compilers fail in many ways; each is a reason, and it is logged)
+        return f"a kernel failed: {type(error).__name__}: {_first_line(error)}"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [""])[0][:200]
