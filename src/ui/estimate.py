@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable
 from fractions import Fraction
 
-from src.config import Options
+from src.config import Options, parse_resolution
 from src.hub import find
 from src.releases import get_release
 from src.ui.facts import Facts, time_text
@@ -40,7 +40,14 @@ def estimate(options: Options, facts: Facts, speeds: Speeds) -> list[tuple[str, 
 def output_size(options: Options, facts: Facts) -> tuple[int, int]:
     """(width, height), rounded as the engine rounds."""
     # Not by Geometry: PyTorch would come with it, and the page shall answer at once.
-    width, height = (int(side * options.scale + Fraction(1, 2)) for side in (facts.width, facts.height))
+    if options.resolution:
+        box = parse_resolution(options.resolution)
+        if facts.height > facts.width and box[0] > box[1]:
+            box = (box[1], box[0])
+        factor = min(Fraction(box[0], facts.width), Fraction(box[1], facts.height))
+        width, height = (max(2, round(side * factor / 2) * 2) for side in (facts.width, facts.height))
+    else:
+        width, height = (int(side * options.scale + Fraction(1, 2)) for side in (facts.width, facts.height))
     return width, height
 
 

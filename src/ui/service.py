@@ -12,6 +12,7 @@ from typing import Any
 
 from src.config import Options
 from src.errors import InputError
+from src.journal import discard
 from src.ui.monitor import Monitor
 from src.ui.security import inside, safe_name
 from src.ui.settings import SettingsFile
@@ -88,7 +89,7 @@ class Service:
         job_id = new_id()
         source = self.adopt(file, job_id)
         options = Options(**values, input=source)
-        kind = "picture" if is_picture(source) else "video"
+        kind = "picture" if is_picture(source) else "prores" if options.codec == "prores" else "video"
         wanted = output_path(source, f"{self.outputs(owner)}/", kind=kind, suffix=_suffix(options))
         target = self.free_name(wanted)
         params = {"options": {**_plain(values), "input": str(source), "output": str(target)}}
@@ -150,6 +151,16 @@ class Service:
             path = wanted.with_name(f"{wanted.stem}_{number}{wanted.suffix}")
         return path
 
+    def plan(self, values: dict[str, Any], file: Path, owner: str = "") -> list[tuple[str, str]]:
+        """Memory, disk and time of a job by the worker's plan; nothing while a job runs. Raises what the job would."""
+        fixed = {
+            "input": str(file),
+            "output": f"{self.outputs(owner)}/",
+            "models_dir": str(self.settings.current.models),
+        }
+        rows = self.supervisor.ask({**_plain(values), **fixed})
+        return [(name, text) for name, text in rows]
+
     # ------------------------------------------------------------------ jobs that are there
 
     def job(self, job_id: str, owner: str = "") -> Job | None:
@@ -186,6 +197,8 @@ class Service:
         """Forget a job that does not run, and everything but its result."""
         if job.status == "running":
             raise InputError("the job is running: cancel it first")
+        if job.kind == "upscale" and job.status != "done":
+            discard(Path(_target(job)))  # the finished segments of a job that nobody will resume
         self.store.remove(job.id)
         # "Run again" links the upload into a folder of its own, so this one is nobody else's.
         shutil.rmtree(self.jobs_folder / job.id, ignore_errors=True)
@@ -258,7 +271,7 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _suffix(options: Options) -> str:
-    return f"_{float(options.scale):g}x"
+    return f"_{options.resolution}" if options.resolution else f"_{float(options.scale):g}x"
 
 
 def _target(job: Job) -> str:

@@ -13,11 +13,13 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from src.errors import InputError
 from src.ui import worker
 from src.ui.store import Job, Store
 
 log = logging.getLogger(__name__)
 
+PLAN_SECONDS = 60.0  # the first plan waits for the worker to start
 IDLE_SECONDS = 300.0  # an unused worker is ended after this, which gives its memory back
 CANCEL_SECONDS = 180.0  # one chunk takes less even on a slow CPU; a worker that is silent for longer is killed
 
@@ -32,6 +34,10 @@ class Supervisor:
         self._lock = threading.Lock()
         self._process: BaseProcess | None = None
         self._pipe: Connection | None = None
+        self._questions: Connection | None = None
+        self._asking = threading.Lock()
+        self._asked = False
+        self._starting = threading.RLock()
         self._current: Job | None = None
         self._cancel_at: float | None = None
         self._progress: dict[str, Any] = {}
@@ -81,12 +87,41 @@ class Supervisor:
             if self._current is not None and self._current.id == job.id:
                 self._say(("pause" if on else "resume", job.id))
 
+    def ask(self, values: dict[str, Any]) -> list[Any]:
+        """The worker's plan of a job with these options: rows of name and text; none while a job runs.
+
+        Raises InputError with what is wrong with them.
+        """
+        if self._current is not None:
+            return []  # its memory is taken by the running job: a plan would be about something else
+        with self._asking:
+            self._asked = True
+            try:
+                self._ensure_worker()
+                questions = self._questions
+                if questions is None:
+                    return []
+                questions.send(values)
+                if not questions.poll(PLAN_SECONDS):
+                    log.warning("the worker gave no plan within %g s", PLAN_SECONDS)
+                    self._end_worker()  # a late answer must not be taken for that of the next question
+                    return []
+                word, payload = questions.recv()
+            except (EOFError, OSError) as error:
+                log.warning("the worker gave no plan: %r", error)
+                return []
+        if word == "error":
+            raise InputError(payload)
+        return list(payload)
+
     # ------------------------------------------------------------------ the thread
 
     def _loop(self) -> None:
         idle_since = time.monotonic()
         while not self._stop.is_set():
             job = self._store.next_queued()
+            if self._asked:
+                self._asked, idle_since = False, time.monotonic()
             if job is not None:
                 self._run(job)
                 idle_since = time.monotonic()
@@ -164,28 +199,32 @@ class Supervisor:
     # ------------------------------------------------------------------ the process
 
     def _ensure_worker(self) -> None:
-        if self._process is not None and self._process.is_alive():
-            return
-        self._end_worker()
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(
-            target=worker.main, args=(theirs, str(self._folder)), name="flashvsr-worker", daemon=True
-        )
-        self._process.start()
-        theirs.close()  # ours would keep the pipe open after the worker's death
+        with self._starting:
+            if self._process is not None and self._process.is_alive():
+                return
+            self._end_worker()
+            context = multiprocessing.get_context("spawn")
+            self._pipe, theirs = context.Pipe()
+            self._questions, answers = context.Pipe()
+            arguments = (theirs, answers, str(self._folder))
+            self._process = context.Process(target=worker.main, args=arguments, name="flashvsr-worker", daemon=True)
+            self._process.start()
+            for end in (theirs, answers):
+                end.close()  # ours would keep the pipe open after the worker's death
 
     def _end_worker(self) -> None:
-        process, self._process = self._process, None
-        if self._pipe is not None:
-            self._pipe.close()  # the worker ends by itself when it sees this
-            self._pipe = None
-        if process is None:
-            return
-        process.join(2)
-        if process.is_alive():
-            process.kill()
-            process.join(10)
+        with self._starting:
+            process, self._process = self._process, None
+            for pipe in (self._pipe, self._questions):
+                if pipe is not None:
+                    pipe.close()  # the worker ends by itself when it sees this
+            self._pipe = self._questions = None
+            if process is None:
+                return
+            process.join(2)
+            if process.is_alive():
+                process.kill()
+                process.join(10)
 
     def _say(self, message: tuple[str, Any]) -> None:
         """To the worker; a dead one is noticed where its answers are read."""

@@ -100,6 +100,7 @@ class MediaTab:
             if item.name in preset:
                 control.value = _shown(preset[item.name])
         self.estimate = gr.HTML("", elem_id=f"{self.media}-estimate")
+        self.plan = gr.HTML("", elem_id=f"{self.media}-plan")
         with gr.Row():
             self.run = gr.Button("Upscale", variant="primary", elem_id=f"{self.media}-run", min_width=120)
             if self.media == "video":
@@ -115,12 +116,13 @@ class MediaTab:
         }
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         estimate: dict[str, Any] = {"fn": self.on_estimate, "inputs": inputs, "outputs": [self.estimate]} | quiet
+        plan: dict[str, Any] = {"fn": self.on_plan, "inputs": inputs, "outputs": [self.plan]} | quiet
         frames = {
             "fn": self.on_trim,
             "inputs": [self.files, self.start, self.end],
             "outputs": [self.trim_frames],
         } | quiet
-        self.files.change(**look, api_visibility="private").then(**estimate).then(**frames)
+        self.files.change(**look, api_visibility="private").then(**estimate).then(**frames).then(**plan)
         for control in self.controls:
             # release and blur: not at every step of a drag, not at every letter
             event = control.input
@@ -128,12 +130,12 @@ class MediaTab:
                 event = control.release
             elif isinstance(control, gr.Textbox):
                 event = control.blur
-            event(**estimate, trigger_mode="always_last")
+            event(**estimate, trigger_mode="always_last").then(**plan)
         for slider in (self.start, self.end):
-            slider.release(**estimate, trigger_mode="always_last").then(**frames)
+            slider.release(**estimate, trigger_mode="always_last").then(**frames).then(**plan)
             slider.input(**estimate, trigger_mode="always_last")
         changed = self.preset.input(self.on_preset, [self.preset], [self.preset, *self.controls], **quiet)
-        changed.then(**estimate)
+        changed.then(**estimate).then(**plan)
         self.run.click(self.on_run, inputs, None, **quiet).success(None, js=_STARTED)
         if self.media == "video":
             self.excerpt.click(self.on_excerpt, inputs, None, **quiet).success(None, js=_STARTED)
@@ -200,6 +202,21 @@ class MediaTab:
         except FlashVSRError as error:
             return _error(_without_folder(str(error), files[0]))
         return f"{_rows(rows)}"
+
+    def on_plan(
+        self, request: gr.Request, files: list[str] | None, folder: str, start: float, end: float, *values: Any
+    ) -> str:
+        """Memory and time by the worker's plan; it answers later than the estimate, so it stands below it."""
+        if not files:
+            return ""
+        try:
+            facts = facts_of(Path(files[0]), self.media)
+            chosen = self._values(facts if len(files) == 1 else None, start, end, values)
+            return _rows(self.service.plan(chosen, Path(files[0]), owner_of(self.service, request)))
+        except InputError:
+            return ""  # the estimate above says what is wrong
+        except FlashVSRError as error:
+            return _error(_without_folder(str(error), files[0]))
 
     def on_run(
         self, request: gr.Request, files: list[str] | None, folder: str, start: float, end: float, *values: Any

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from src.config import Options
-from src.engine import Engine, Progress, make_engine, upscale_file
+from src.engine import Engine, make_engine
 from src.errors import Cancelled, FlashVSRError
 from src.hub import fetch
+from src.jobs import upscale_file
 from src.releases import get_release
+from src.reports import Progress
 from src.ui import frames
 from src.ui.context import Context
 from src.ui.proxies import make_export, make_proxies
@@ -89,12 +91,17 @@ class _Watch:
         if self._began is None:  # the speed counts from the first piece: before it, the pipeline fills
             self._began, self._first = now, progress.frames
         spent = now - self._began - self._waited
-        rate = left = None  # unknown until the second piece
-        if spent > 0 and progress.frames > self._first:
-            rate = (progress.frames - self._first) / spent
-            left = max(0, progress.expected - progress.frames) / rate if progress.expected else None
+        rate = (progress.frames - self._first) / spent if spent > 0 and progress.frames > self._first else progress.fps
+        left = None
+        if progress.expected and rate:
+            left = max(0, progress.expected - progress.frames) / rate
         self._context.report(
-            frames=progress.frames, expected=progress.expected, fps=rate, eta=left, message="", paused=False
+            frames=progress.frames,
+            expected=progress.expected,
+            fps=rate,
+            eta=left,
+            message=progress.message,
+            paused=False,
         )
         self._context.wait_while_paused()
         self._waited += time.perf_counter() - now

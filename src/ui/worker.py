@@ -57,15 +57,33 @@ class Link:
             self.pipe.send((word, payload))
 
 
-def main(pipe: Connection, jobs_folder: str) -> None:
-    """Run jobs from ``pipe`` until it closes."""
+def main(pipe: Connection, questions: Connection, jobs_folder: str) -> None:
+    """Run jobs from ``pipe`` until it closes. ``questions``: options of jobs whose plan is asked for."""
     _be_quiet_about_ctrl_c()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="worker: %(message)s")
     link = Link(pipe)
     threading.Thread(target=link.listen, name="listener", daemon=True).start()
+    threading.Thread(target=_answer, args=(questions,), name="planner", daemon=True).start()
     cache: dict[str, Any] = {}
     while (job := link.inbox.get()) is not None:
         link.say(*_run(job, link, Path(jobs_folder), cache))
+
+
+def _answer(questions: Connection) -> None:
+    """Plans of jobs, as rows for the page."""
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            values = questions.recv()
+            try:
+                from src.ui.plan_task import plan_rows  # torch comes with it, while the person still chooses
+
+                answer: tuple[str, Any] = ("rows", plan_rows(values))
+            except FlashVSRError as error:
+                answer = ("error", str(error))
+            except Exception as error:
+                log.exception("no plan for %s", values)
+                answer = ("error", f"no plan could be made: {error}")
+            questions.send(answer)
 
 
 def _run(job: dict[str, Any], link: Link, jobs_folder: Path, cache: dict[str, Any]) -> tuple[str, Any]:
