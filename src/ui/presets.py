@@ -7,12 +7,11 @@ from typing import Any
 
 from src.config import Options
 
-# Values that today's Options do not know are left out, so that a preset may name an option before it lands.
 _VALUES: dict[str, dict[str, Any]] = {
     "Fast": {"mode": "tiny", "sparse_ratio": 1.5, "quality": 6, "encoder": "auto"},
     "Balanced": {"mode": "tiny"},
     "Best": {"mode": "full", "sparse_ratio": 2.0, "quality": 9},
-    "Low VRAM": {"mode": "tiny-long", "offload": "auto"},
+    "Low VRAM": {"mode": "tiny-long", "tiled_vae": True, "unload_dit": True},
 }
 PRESETS = tuple(_VALUES)
 ABOUT = {
@@ -26,8 +25,8 @@ ABOUT = {
 def preset_values(name: str, *, has_full: bool) -> dict[str, Any]:
     """Every option that presets touch, with its value under preset ``name``. ``has_full``: the model has a VAE."""
     fields = {item.name: item.default for item in dataclasses.fields(Options)}
-    touched = {key for values in _VALUES.values() for key in values if key in fields}
-    values = {key: fields[key] for key in touched} | {k: v for k, v in _VALUES[name].items() if k in touched}
+    touched = {key for values in _VALUES.values() for key in values}
+    values = {key: fields[key] for key in touched} | _VALUES[name]
     if values.get("mode") == "full" and not has_full:
         values["mode"] = "tiny"
     return values

@@ -91,10 +91,10 @@ class _Watch:
         if self._began is None:  # the speed counts from the first piece: before it, the pipeline fills
             self._began, self._first = now, progress.frames
         spent = now - self._began - self._waited
-        rate = (progress.frames - self._first) / spent if spent > 0 and progress.frames > self._first else progress.fps
-        left = None
-        if progress.expected and rate:
-            left = max(0, progress.expected - progress.frames) / rate
+        rate = left = None  # unknown until the second piece
+        if spent > 0 and progress.frames > self._first:
+            rate = (progress.frames - self._first) / spent
+            left = max(0, progress.expected - progress.frames) / rate if progress.expected else None
         self._context.report(
             frames=progress.frames,
             expected=progress.expected,
