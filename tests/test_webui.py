@@ -318,6 +318,7 @@ def test_settings_and_jobs_survive_a_restart(browser, tmp_path, clips):
     try:
         page = open_page(browser, server)
         page.get_by_role("tab", name="Settings", exact=True).click()
+        page.wait_for_timeout(3000)  # the page fills in the saved settings after it has appeared
         page.locator("#set-output").locator("input, textarea").fill(str(tmp_path / "elsewhere"))
         choose(page, "set-theme", "dark")
         choose(page, "set-preset", "Low VRAM")

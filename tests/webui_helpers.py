@@ -118,7 +118,6 @@ def open_page(browser: Browser, server: Server, **context) -> Page:
     page.goto(server.url)
     page.wait_for_selector("#video-run")
     page.wait_for_selector("#fv-monitor:has-text('CPU')")
-    page.wait_for_load_state("networkidle")  # what the page loads at its start must not undo what a test types
     return page
 
 
