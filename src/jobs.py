@@ -24,7 +24,7 @@ from src.overlap import Ahead, Behind
 from src.pipelines.geometry import Geometry, to_host, to_uint8, to_uint16, upscale_alpha
 from src.pipelines.stream import Pipeline
 from src.plan import Fitting, fit, geometry_of, target_of
-from src.reports import Controls, Progress, Result
+from src.reports import Controls, Preview, Progress, Result
 from src.scenes import CutDetector, Scenes
 from src.sinks import FolderSink, PictureSink, Sink, VideoSink
 from src.video import ALPHA_SUFFIXES, Source, open_source
@@ -80,12 +80,14 @@ def upscale_file(
     engine: Engine | None = None,
     download: DownloadProgress | None = None,
     pause: threading.Event | None = None,
+    preview: Preview | None = None,
 ) -> Result:
     """Upscale a video, a picture, or a folder of pictures into one file (or one folder of pictures).
 
     ``progress`` is called after every piece of output, ``cancel`` stops within one chunk (raises Cancelled), ``pause``
-    holds the job between two chunks while it is set, ``engine`` skips loading. Whatever is raised, nothing is left
-    under the output's name; finished segments wait beside it for the next call with the same options.
+    holds the job between two chunks while it is set, ``engine`` skips loading. ``preview`` gets the number of frames
+    done and the last of them after every piece. Whatever is raised, nothing is left under the output's name; finished
+    segments wait beside it for the next call with the same options.
     """
     if options.input is None:
         raise InputError("--input needs a value")
@@ -99,7 +101,7 @@ def upscale_file(
             engine = engine or _load(options, download)
             sink.begin(identity(options, engine.release.name), not options.no_resume)
             resumed = sink.done
-            run = _Run(source, sink, engine, options, geometry, Controls(progress, cancel, pause))
+            run = _Run(source, sink, engine, options, geometry, Controls(progress, cancel, pause, preview))
             began = time.perf_counter()
             run.to_the_end()
             sink.finish()
@@ -201,6 +203,8 @@ class _Run:
                     outgoing.put(frame if alpha is None else _with_alpha(frame, alpha, self.geometry))
                     self.done += 1
                 if self.done > before:  # not while warming up
+                    if self.controls.preview is not None:
+                        self.controls.preview(self.done, frame)
                     self._report()
                 self._obey()
 

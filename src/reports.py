@@ -7,6 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+Preview = Callable[[int, np.ndarray], None]  # frames done, the last of them: (H, W, 3), uint8 or uint16
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -55,3 +59,4 @@ class Controls:
     progress: Callable[[Progress], None] | None = None
     cancel: threading.Event | None = None
     pause: threading.Event | None = None
+    preview: Preview | None = None
