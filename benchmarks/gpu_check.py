@@ -168,6 +168,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--chunks", type=int, default=100)
     arguments = parser.parse_args()
+    if arguments.chunks < 20:
+        parser.error("--chunks must be at least 20")
     if not torch.cuda.is_available():
         print("there is no CUDA card here")
         return 1

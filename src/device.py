@@ -37,8 +37,17 @@ def resolve_device(name: str) -> torch.device:
             raise DeviceError(f"--device {name}: PyTorch {torch.__version__} sees {count} Intel GPUs; use --device cpu")
     if device.type == "mps" and not mps:
         raise DeviceError("--device mps: this machine has no Apple GPU that PyTorch can use; use --device cpu")
+    if device.type == "cuda":
+        device = torch.device("cuda", device.index or 0)
+        use_card(device)
     log.info("device: %s", device if device.type != "cuda" else f"{device} ({torch.cuda.get_device_name(device)})")
     return device
+
+
+def use_card(device: torch.device) -> None:
+    """Make a CUDA card the present one of this thread: kernels and graphs start there, wherever their tensors lie."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:

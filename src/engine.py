@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
+import torch
+
 from src.config import Options
 from src.device import keep_freed_memory, limit_memory, resolve_device, resolve_dtype
 from src.hub import Progress as DownloadProgress
@@ -38,7 +40,10 @@ def make_engine(options: Options, download: DownloadProgress | None = None) -> E
     if device.type == "cpu":
         keep_freed_memory()
     limit_memory(device, options.vram)
-    manager = ModelManager(options.models_dir, device, resolve_dtype(options.dtype, device), options.precision)
+    dtype = resolve_dtype(options.dtype, device)
+    if device.type == "cuda" and dtype == torch.float32:
+        torch.backends.cudnn.allow_tf32 = False  # who asks for fp32 wants its 24 bits, not the 11 of cuDNN's default
+    manager = ModelManager(options.models_dir, device, dtype, options.precision)
     release = manager.choose(options.model, options.mode)
     models = manager.load(release, options.mode, download)
     attention = resolve_attention(options, models.config.sampling, device, models.dtype)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from src import chunks
 from src.config import Options
-from src.device import free_memory, is_out_of_memory, limit_memory, peak_memory
+from src.device import free_memory, is_out_of_memory, limit_memory, peak_memory, use_card
 from src.engine import Engine, make_engine
 from src.errors import Cancelled, DeviceError, InputError
 from src.hub import Progress as DownloadProgress
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 READ_AHEAD = 8  # input frames: one later chunk
 WRITE_BEHIND = 8  # output frames
 # A stream that begins in the middle of a clip first runs over so many frames that are shown already, to remember what a
-# stream from the start would (README, "Resume", says how closely). Two lengths of the KV cache.
+# stream from the start would (README, "Long jobs", says how closely): two lengths of the KV cache, at least these.
 WARM_UP = 48
 PAUSE_POLL = 0.1  # seconds
 
@@ -211,7 +211,8 @@ class _Run:
     def _starting_point(self) -> tuple[int, int]:
         """First frame of the scene that goes on, and the frame to read from: a warm-up before the next one to show."""
         scene = max((cut for cut in self.sink.cuts if cut <= self.done), default=0)
-        chunk = max(0, (self.done - scene - WARM_UP) // chunks.NEXT_FRAMES)
+        warm_up = max(WARM_UP, 2 * chunks.NEXT_FRAMES * self.fitting.job.kv_len)
+        chunk = max(0, (self.done - scene - warm_up) // chunks.NEXT_FRAMES)
         return scene, scene + chunk * chunks.NEXT_FRAMES
 
     def _report(self, paused: bool = False, message: str = "") -> None:
@@ -244,6 +245,7 @@ def _parts(pipeline: Pipeline, scenes: Scenes, geometry: Geometry, origin: int =
 
 
 def _place(engine: Engine, options: Options, fitting: Fitting) -> Pipeline:
+    use_card(engine.models.device)  # again: this may be another thread than the one that loaded the engine
     engine.pipeline.residency.set(fitting.placement.weights)
     return engine.pipeline.placed(fitting.placement, options.color_fix, options.seed)
 

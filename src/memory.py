@@ -108,7 +108,9 @@ FACTORS = {
 @dataclass(frozen=True)
 class Job:
     """What the cost model must know. Sizes in pixels; ``element``, ``key_element``: bytes of the model's numbers and of
-    cached keys; ``lq_element``: of upscaled input frames; ``kind``: a key of FACTORS."""
+    cached keys; ``pooled``: the kernels run, with their KV pool; ``lq_element``: of upscaled input frames; ``kind``: a
+    key of FACTORS.
+    """
 
     config: ModelConfig
     mode: str
@@ -116,6 +118,7 @@ class Job:
     out_width: int
     element: int
     key_element: int
+    pooled: bool
     lq_element: int
     kv_len: int
     latents_at_once: int
@@ -154,7 +157,8 @@ def weight_bytes(config: ModelConfig, mode: str, element: int) -> dict[str, int]
 def kv_bytes(job: Job, height: int, width: int) -> int:
     """Bytes of the KV caches of one stream of height x width pixels."""
     tokens = 2 * height * width // PIXELS_PER_TOKEN**2
-    slots = job.kv_len + job.factors.kv_slots
+    # The kernels' pool has one slot more for all layers together; a plain cache holds the chunk's own beside the rest.
+    slots = job.kv_len + job.factors.kv_slots if job.pooled else max(3, job.kv_len + 1)
     return int(job.config.dit.num_layers * slots * tokens * job.config.dit.dim * (job.key_element + job.element))
 
 

@@ -5,6 +5,7 @@ Works on any state object, whatever it is made of: it only looks for tensors.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Generic, TypeVar
@@ -66,6 +67,7 @@ class Parking(Generic[S]):
         self._cuda = device.type == "cuda"
         self._side = torch.cuda.Stream(device) if park and self._cuda else None
         self._ready: list[torch.cuda.Event | None] = [None] * len(self.states)
+        self._stored: deque[torch.cuda.Event] = deque()  # states on their way to main memory
         self._here = [True] * len(self.states)  # a state that has not begun holds nothing
 
     @contextmanager
@@ -87,8 +89,11 @@ class Parking(Generic[S]):
     def _fetch(self, index: int) -> None:
         if self._here[index]:
             return
+        main = torch.cuda.current_stream(self.device) if self._cuda else None
+        if len(self._stored) > 1:
+            self._stored.popleft().synchronize()  # the host must not run ahead and fetch more than there is room for
         with self._copies():
-            swap_tensors(self.states[index], self._to_device)
+            swap_tensors(self.states[index], lambda tensor: self._to_device(tensor, main))
         if self._side is not None:
             self._ready[index] = self._side.record_event()
         self._here[index] = True
@@ -98,17 +103,17 @@ class Parking(Generic[S]):
             self._side.wait_stream(torch.cuda.current_stream(self.device))
         with self._copies():
             swap_tensors(self.states[index], self._to_host)
+        if self._side is not None:
+            self._stored.append(self._side.record_event())
         self._here[index] = False
 
     def _copies(self) -> Any:
         return nullcontext() if self._side is None else torch.cuda.stream(self._side)
 
-    def _to_device(self, tensor: Tensor) -> Tensor:
-        there = tensor.to(self.device, non_blocking=True)
-        if self._side is not None:
-            # Made on the side stream, used on the main one: its memory must outlive both.
-            there.record_stream(torch.cuda.default_stream(self.device))
-            there.record_stream(torch.cuda.current_stream(self.device))
+    def _to_device(self, tensor: Tensor, main: torch.cuda.Stream | None) -> Tensor:
+        there = tensor.to(self.device, non_blocking=self._cuda)
+        if main is not None:
+            there.record_stream(main)  # made on the side stream, used on the main one
         return there
 
     def _to_host(self, tensor: Tensor) -> Tensor:

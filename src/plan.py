@@ -16,6 +16,7 @@ from src.engine import PIPELINES, Engine
 from src.errors import InputError
 from src.memory import GIB, Estimate, Job, Placement, choose, next_lower, tile_sizes, wished
 from src.models.manager import ModelManager
+from src.ops.resolve import why_no_triton
 from src.pipelines.geometry import Geometry
 from src.video import Source, open_source, output_path
 
@@ -70,14 +71,16 @@ def fit(options: Options, geometry: Geometry, config: ModelConfig, device: torch
     """Choose the placement of a job. DeviceError if nothing fits, InputError for tiles that cannot be."""
     element = torch.empty((), dtype=dtype).element_size()
     cpu = device.type == "cpu"
+    kernels = options.attention != "dense" and why_no_triton(device, dtype) is None
     job = Job(
         config=config,
         mode=options.mode,
         out_height=geometry.out_height,
         out_width=geometry.out_width,
         element=element,
-        # int8 keys wherever the kernels run, which "auto" takes: see ``resolve_attention``.
-        key_element=1 if options.attention in ("auto", "sage") and device.type == "cuda" and element == 2 else element,
+        # "auto" takes the INT8 kernel where it runs: see ``resolve_attention``.
+        key_element=1 if kernels and options.attention in ("auto", "sage") else element,
+        pooled=kernels,
         lq_element=4 if cpu or element == 4 else 2,
         kv_len=options.kv_ratio or config.sampling.kv_ratio,
         latents_at_once=PIPELINES[options.mode].latents_at_once,

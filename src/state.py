@@ -134,7 +134,7 @@ class KVPool:
             keys=like.new_empty(shape, dtype=torch.int8 if int8 else like.dtype),
             values=like.new_empty(shape),
             means=like.new_empty((self.slots, heads, blocks, width), dtype=torch.float32),
-            table=table.to(like.device, non_blocking=True),
+            table=table.to(like.device, non_blocking=like.device.type == "cuda"),
             scales=like.new_empty((self.slots, heads, blocks), dtype=torch.float32) if int8 else None,
             smooth=like.new_empty((len(self.orders), heads, width), dtype=torch.float32) if int8 else None,
         )

@@ -26,6 +26,7 @@ def job(width: int, height: int, mode: str = "tiny", config: ModelConfig | None 
         out_width=width,
         element=element,
         key_element=element,
+        pooled=True,
         lq_element=element,
         kv_len=3,
         latents_at_once=1 if mode == "full" else 2,

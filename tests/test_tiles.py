@@ -122,7 +122,7 @@ def test_fp16_overflow_is_an_error(monkeypatch):
     pipeline = tiny_pipeline("tiny")
     pipeline.models = replace(pipeline.models, dtype=torch.float16)
     monkeypatch.setattr(type(pipeline.models.projector), "forward", lambda self, lq, state: lq)
-    monkeypatch.setattr(type(pipeline.models.dit), "forward", lambda self, latents, *rest: latents * torch.inf)
+    monkeypatch.setattr(type(pipeline.models.dit), "step", lambda self, latents, *rest: latents * torch.inf)
     with pytest.raises(DeviceError, match="fit into fp16"):
         run(pipeline, clip(1, 8, 8), 1)
 

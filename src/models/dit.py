@@ -249,6 +249,7 @@ class DiT(nn.Module):
             grid = {"h": rows // WINDOW_TOKENS, "w": columns // WINDOW_TOKENS}
             x = x + rearrange(lq_tokens, "(f a h b w c) d -> (f h w a b c) d", **WINDOW_AXES, **grid)
         shift, scale = constants.entry(0)
+        x = x.contiguous()  # a single window comes as a view of what the convolution left, in its order
         x, y = plan.ops.residual_norm(x, None, None, scale, shift, self.config.eps)
         for index, (block, cache) in enumerate(zip(self.blocks, caches, strict=True)):
             x, y = block(x, y, constants, index, rope, plan, cache)

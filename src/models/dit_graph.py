@@ -65,7 +65,7 @@ def _pays(tokens: Tensor, plan: AttentionPlan, state: StreamState) -> bool:
     able = tokens.device.type == "cuda" and plan.attention.kernels and plan.attention.observe is None
     if not able or tokens.shape[0] > MAX_TOKENS or torch.version.hip is not None:
         return False
-    return state.chunk >= 2 and len(_pool(state.caches).orders[0]) == plan.attention.kv_len
+    return state.chunk >= max(2, plan.attention.kv_len - 1)
 
 
 def _record(
@@ -74,15 +74,16 @@ def _record(
     table = _pool(state.caches).tensors().table
     known = state.graph
     if known is not None:
-        return known if known.table is table and known.inputs[1].shape == inputs[1].shape else None
+        return known if known.graph is not None and known.table is table else None
     static = tuple(value.clone() for value in inputs)
     graph = torch.cuda.CUDAGraph()
     try:
-        with torch.cuda.graph(graph):
+        # Another thread may take memory meanwhile; that concerns neither it nor this recording.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             result = dit.step(static[0], static[1], (static[2], static[3]), constants, plan, state.caches)
     except RuntimeError as error:
         log.warning("the DiT runs without a CUDA graph: %s", str(error).strip().splitlines()[0])
-        state.graph = DiTGraph(None, static, None, table)
+        state.graph = DiTGraph(None, (), None, table)
         _pool(state.caches).layers_done = 0
         return None
     state.graph = DiTGraph(graph, static, result, table)

@@ -19,8 +19,8 @@ from src.models.lq_projector import LQProjector
 from src.models.tcdecoder import TCDecoder
 from src.models.vae import WanVAE
 from src.models.weights import assign, check_versions, read_prompt, read_tensors
-from src.ops.convs import conv_ops
 from src.ops.fp8 import why_no_fp8
+from src.ops.resolve import conv_ops
 from src.releases import Release
 
 log = logging.getLogger(__name__)
@@ -112,7 +112,7 @@ def _channels_last(tensor: Tensor) -> Tensor:
 
 def fold_time(projector: LQProjector, decoder: TCDecoder | WanVAE, device: torch.device, dtype: torch.dtype) -> None:
     """Lay out what convolves in time for a CUDA card; elsewhere 3-D convolutions are as fast, and nothing is done."""
-    if device.type != "cuda":
+    if device.type != "cuda" or torch.version.hip is not None:  # AMD's convolutions do not keep channels last
         return
     ops = conv_ops(device, dtype)
     projector.fold_time(ops)

@@ -38,6 +38,7 @@ class Residency:
             raise ValueError(f"{place!r} is not one of {', '.join(PLACES)}")
         if place == self.place:
             return
+        self.place = ""  # should memory run out on the way, the next call starts over
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
@@ -62,7 +63,7 @@ class Residency:
             return
         try:
             for parameter, host in self._host.items():
-                parameter.data = host.to(self.device, non_blocking=True)
+                parameter.data = host.to(self.device, non_blocking=self.device.type == "cuda")
             yield
         finally:
             for parameter, host in self._host.items():
@@ -84,6 +85,7 @@ class _Streamer:
         cuda = device.type == "cuda"
         self.side = torch.cuda.Stream(device) if cuda else None
         self.fetched: dict[int, list[Tensor]] = {}
+        self.done: dict[int, torch.cuda.Event] = {}
         self.hooks: list[RemovableHandle] = []
         for index, block in enumerate(blocks):
             self.hooks.append(block.register_forward_pre_hook(lambda *_, i=index: self._enter(i)))
@@ -96,9 +98,15 @@ class _Streamer:
         for parameter, there in zip(self.blocks[index].parameters(), self.fetched[index], strict=True):
             parameter.data = there
         if len(self.blocks) > 1:
+            # The host may be far ahead of the device: without waiting, it would have all blocks there at once.
+            event = self.done.pop((index - 2) % len(self.blocks), None)
+            if event is not None:
+                event.synchronize()
             self._fetch((index + 1) % len(self.blocks))
 
     def _leave(self, index: int) -> None:
+        if self.side is not None:
+            self.done[index] = torch.cuda.current_stream(self.device).record_event()
         for parameter in self.blocks[index].parameters():
             parameter.data = self.host[parameter]
         self.fetched.pop(index, None)

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from src.chunks import LATENT_FRAMES, PIXELS_PER_LATENT
 from src.config import TCDecoderConfig
 from src.models.layers import doubling_taps
-from src.ops.convs import ConvOps, conv_ops, empty_channels_last
+from src.ops.convs import ConvOps, empty_channels_last
+from src.ops.resolve import conv_ops
 from src.state import ConvState
 
 STAGE_GROW = (9, 15, 21)  # the TGrow layer of each stage; its 3x3 convolution follows it

@@ -6,17 +6,11 @@ kernels compute at up to twice the speed of 3-D ones.
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from src.ops.resolve import why_no_triton
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,7 +41,7 @@ class ConvOps:
         if self.triton:
             from src.ops import triton_convs
 
-            triton_convs.shift_concat(rows(x), rows(past), rows(out))
+            triton_convs.shift_concat(rows(channels_last(x)), rows(channels_last(past)), rows(out))
             return out
         out[:, :channels] = x
         out[:1, channels:] = past
@@ -59,9 +53,9 @@ class ConvOps:
         if self.triton:
             from src.ops import triton_convs
 
-            y = triton_convs.norm_silu(rows(x), gamma, bias)
+            y = triton_convs.norm_silu(rows(channels_last(x)), gamma, bias)
         else:
-            y = norm_silu(rows(x), gamma, bias)
+            y = norm_silu(rows(channels_last(x)), gamma, bias)
         return from_rows(y, x.shape)
 
     def advance(self, x: Tensor, tail: Tensor, gamma: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
@@ -76,7 +70,7 @@ class ConvOps:
             from src.ops import triton_convs
 
             step = triton_convs.advance
-        for frame, into in zip(x.split(1), out.split(1), strict=True):
+        for frame, into in zip(channels_last(x).split(1), out.split(1), strict=True):
             step(rows(frame), rows(tail), rows(into), gamma, bias)
         return out
 
@@ -85,13 +79,9 @@ class ConvOps:
         if self.triton:
             from src.ops import triton_convs
 
-            return from_rows(triton_convs.add_bias(rows(x), rows(y), bias), y.shape)
+            y = channels_last(y)
+            return from_rows(triton_convs.add_bias(rows(channels_last(x)), rows(y), bias), y.shape)
         return y.add_(x).add_(bias.view(-1, 1, 1))
-
-
-def conv_ops(device: torch.device, dtype: torch.dtype) -> ConvOps:
-    """The best there is for a device and dtype."""
-    return ConvOps(cudnn_fuses(device, dtype), device.type == "cuda" and why_no_triton(device, dtype) is None)
 
 
 def norm_silu(x: Tensor, gamma: Tensor, bias: Tensor | None = None, silu: bool = True) -> Tensor:
@@ -117,6 +107,11 @@ def advance(x: Tensor, tail: Tensor, out: Tensor, gamma: Tensor | None, bias: Te
     tail.copy_(out[:, channels:])
 
 
+def channels_last(x: Tensor) -> Tensor:
+    """x itself where it is channels-last already; the largest convolutions sometimes leave another order."""
+    return x.contiguous(memory_format=torch.channels_last)
+
+
 def rows(x: Tensor) -> Tensor:
     """The pixels of a channels-last picture (N, C, H, W) as rows (N * H * W, C), without a copy."""
     flat = x.permute(0, 2, 3, 1)
@@ -134,28 +129,6 @@ def from_rows(x: Tensor, shape: torch.Size) -> Tensor:
 def empty_channels_last(size: tuple[int, ...], like: Tensor) -> Tensor:
     """Memory in channels-last order: anything else makes every convolution that follows convert its input."""
     return torch.empty(size, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
-
-
-@cache
-def cudnn_fuses(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether cuDNN computes convolution + sum + ReLU in one kernel here; found out by a trial, once, and logged."""
-    if device.type != "cuda" or torch.version.hip is not None or dtype == torch.float32:
-        return False
-    conv = nn.Conv2d(64, 64, 3, padding=1).to(device, dtype)
-    conv.weight.data = conv.weight.data.contiguous(memory_format=torch.channels_last)
-    x = torch.randn(1, 64, 16, 16, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last)
-    with torch.no_grad():
-        expected = ConvOps().conv_relu(x, conv, x)
-        try:
-            ours = ConvOps(cudnn=True).conv_relu(x, conv, x)
-        except RuntimeError as error:
-            log.warning("convolutions are not fused with what follows them: %s", str(error).strip().splitlines()[0])
-            return False
-    distance = float((ours - expected).float().norm() / expected.float().norm())
-    if not distance < 1e-2:
-        log.warning("convolutions are not fused with what follows them: cuDNN's are %.1e away", distance)
-        return False
-    return True
 
 
 def _numbers(padding: str | tuple[int, ...]) -> tuple[int, ...]:

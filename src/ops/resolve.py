@@ -6,14 +6,16 @@ import logging
 from functools import cache
 
 import torch
+from torch import nn
 
 from src.config import Options, SamplingConfig
 from src.ops.attention import Attention
+from src.ops.convs import ConvOps
 from src.ops.fused import TORCH_OPS, triton_ops
 
 log = logging.getLogger(__name__)
 
-MIN_CAPABILITY = (7, 5)  # the first cards with int8 matrix units
+MIN_CAPABILITY = (8, 0)  # Triton compiles the int8 product for no older card
 
 
 def resolve_attention(
@@ -60,17 +62,45 @@ def why_no_triton(device: torch.device, dtype: torch.dtype) -> str | None:
     if device.type != "cuda":
         return f"there are no kernels for {device.type}"
     if dtype == torch.float32:
-        return "float32 is computed exactly, without kernels"
+        return "the kernels are for 16-bit models"
     if torch.cuda.get_device_capability(device) < MIN_CAPABILITY:
-        return f"{torch.cuda.get_device_name(device)} is older than compute capability 7.5"
+        return f"{torch.cuda.get_device_name(device)} is older than compute capability 8.0"
     try:
         from src.ops.triton_check import check_kernels
+
+        return check_kernels(device, dtype)
     except ImportError as error:
         return f"Triton is not installed ({error})"
-    try:
-        return check_kernels(device, dtype)
     except Exception as error:  # noqa: BLE001 (compilers fail in many ways; each is a reason, and it is logged)
         return f"a kernel failed: {type(error).__name__}: {_first_line(error)}"
+
+
+def conv_ops(device: torch.device, dtype: torch.dtype) -> ConvOps:
+    """The best there is for a device and dtype."""
+    nvidia = device.type == "cuda" and torch.version.hip is None
+    return ConvOps(cudnn_fuses(device, dtype), nvidia and why_no_triton(device, dtype) is None)
+
+
+@cache
+def cudnn_fuses(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether cuDNN computes convolution + sum + ReLU in one kernel here; found out by a trial, once, and logged."""
+    if device.type != "cuda" or torch.version.hip is not None or dtype == torch.float32:
+        return False
+    conv = nn.Conv2d(64, 64, 3, padding=1).to(device, dtype)
+    conv.weight.data = conv.weight.data.contiguous(memory_format=torch.channels_last)
+    x = torch.randn(1, 64, 16, 16, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        expected = ConvOps().conv_relu(x, conv, x)
+        try:
+            ours = ConvOps(cudnn=True).conv_relu(x, conv, x)
+        except RuntimeError as error:
+            log.warning("convolutions are not fused with what follows them: %s", str(error).strip().splitlines()[0])
+            return False
+    distance = float((ours - expected).float().norm() / expected.float().norm())
+    if not distance < 1e-2:
+        log.warning("convolutions are not fused with what follows them: cuDNN's are %.1e away", distance)
+        return False
+    return True
 
 
 def _first_line(error: BaseException) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor
 from src.ops import norms, triton_norms
 from src.ops.attention import Attention
 from src.ops.block_mask import local_mask, select_blocks, visible_blocks
+from src.ops.convs import ConvOps
 from src.ops.plan import QKNorm
 from src.ops.pooled_attention import lists_to_mask
 from src.ops.triton_select import Locality, select_lists
@@ -40,6 +41,9 @@ def check_kernels(device: torch.device, dtype: torch.dtype) -> str | None:
     for name, (ours, twin) in pairs.items():
         if not _relative(ours, twin) < NORM_TOLERANCE:
             return f"{name} is {_relative(ours, twin):.1e} away from its twin"
+    for name, (ours, twin) in _conv_pairs(random).items():
+        if not _relative(ours, twin) < NORM_TOLERANCE:
+            return f"{name} is {_relative(ours, twin):.1e} away from its twin"
     wrong = _wrong_pairs(device)
     if wrong:
         return f"the block selection differs from its twin's in {wrong} pairs"
@@ -48,6 +52,20 @@ def check_kernels(device: torch.device, dtype: torch.dtype) -> str | None:
         if not error < tolerance:  # a NaN is an error too
             return f"{kind} attention is {error:.1e} away from its twin"
     return None
+
+
+def _conv_pairs(random: Callable[..., Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+    """What stands between convolutions, by the kernels and by their twins."""
+    x, y = (random(2, 96, 5, 7).contiguous(memory_format=torch.channels_last) for _ in range(2))
+    tail = random(1, 192, 5, 7).contiguous(memory_format=torch.channels_last)
+    gamma, bias = random(96), random(96)
+    out: list[list[Tensor]] = []
+    for ops in (ConvOps(triton=True), ConvOps()):
+        own = tail.clone()
+        results = [ops.norm_silu(x, gamma, bias), ops.shift_concat(x, y[:1]), ops.add_bias(x, y.clone(), bias)]
+        out.append([*results, ops.advance(x, own, gamma, bias), own])
+    names = ("norm_silu", "shift_concat", "add_bias", "advance", "advance's tail")
+    return {name: (ours, twin) for name, ours, twin in zip(names, *out, strict=True)}
 
 
 def _wrong_pairs(device: torch.device) -> int:

@@ -103,8 +103,9 @@ def _shift_concat(
     past = tl.load(past_ptr + (row[:, None] + pixels) * channels + columns[None, :], mask=before, other=0.0)
     y = tl.where(now, x, past)
     left = out_ptr + row[:, None] * (2 * channels) + columns[None, :]
+    right = out_ptr + (row[:, None] + pixels) * (2 * channels) + channels + columns[None, :]
     tl.store(left, y, mask=now)
-    tl.store(left + pixels * (2 * channels) + channels, y, mask=(row + pixels < rows)[:, None] & inside)
+    tl.store(right, y, mask=(row + pixels < rows)[:, None] & inside)
 
 
 def shift_concat(x: Tensor, past: Tensor, out: Tensor) -> None:

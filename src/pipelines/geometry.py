@@ -71,7 +71,7 @@ def to_float(frame: np.ndarray | Tensor, device: torch.device) -> Tensor:
         tensor = torch.from_numpy(frame.astype(np.uint8 if frame.dtype == np.uint8 else np.int32))
         if device.type == "cuda":
             tensor = tensor.pin_memory()  # so that the copy waits for nothing
-        tensor = tensor.to(device, non_blocking=True)
+        tensor = tensor.to(device, non_blocking=device.type == "cuda")
     else:
         top, tensor = 255.0, frame.to(device)
     return tensor.permute(2, 0, 1)[None].to(torch.float32).contiguous().div_(top)

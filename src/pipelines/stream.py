@@ -151,7 +151,8 @@ class Pipeline(ABC):
         tokens = models.projector(lq.to(models.dtype), state.projector)
         # One Euler step of flow matching from sigma 1 to 0.
         # A recorded graph knows the places of all it reads: not for what wanders between the device and main memory.
-        still = self.placement.weights == "resident" and not self.placement.park
+        # Nor one for every tile: each graph would hold work space of its own, where memory is short.
+        still = self.placement.weights == "resident" and self.placement.tile is None
         latents = start - velocity(models.dit, start, tokens, models.constants, plan, state, first, still)
         # Looking costs a wait for the device, so only where the range of numbers is small.
         if models.dtype == torch.float16 and not bool(latents.isfinite().all()):
@@ -183,7 +184,7 @@ class Pipeline(ABC):
         drawn = torch.cat(parts, dim=2).mul_(scale).to(models.dtype)
         if models.device.type == "cuda":
             drawn = drawn.pin_memory()  # so that the copy waits for nothing
-        return drawn.to(models.device, non_blocking=True)
+        return drawn.to(models.device, non_blocking=models.device.type == "cuda")
 
     def _decode_chunk(
         self, latents: Tensor, condition: Tensor, state: StreamState, geometry: Geometry
