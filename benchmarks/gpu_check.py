@@ -98,7 +98,9 @@ def flat_memory(arguments: argparse.Namespace) -> str | None:
         for part in stream:
             shown += part.shape[0]
             del part
-            marks[shown] = (torch.cuda.memory_allocated(), torch.cuda.memory_reserved())
+            # What was asked for: blocks that are handed out may be a little larger, now one and now another.
+            asked = torch.cuda.memory_stats()["requested_bytes.all.current"]
+            marks[shown] = (asked, torch.cuda.memory_reserved())
         # What happens to be in flight differs from chunk to chunk, so the largest of ten chunks each.
         history = [marks[shown] for shown in sorted(marks)]
         early, late = (max(allocated for allocated, _ in part) for part in (history[10:20], history[-10:]))
