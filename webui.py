@@ -66,9 +66,12 @@ def _serve(args: argparse.Namespace, users: dict[str, str]) -> int:
     # Read when Gradio is imported: no calls home, uploads where we clean up.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["GRADIO_TEMP_DIR"] = str(data / "uploads")
-    from src.ui.server import Server
+    from src.ui.quick_start import quick_start
 
-    server = Server(data, users)
+    with quick_start():
+        from src.ui.server import Server
+
+        server = Server(data, users)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # `docker stop` closes as Ctrl-C does
     host = "0.0.0.0" if args.listen else "127.0.0.1"
     try:

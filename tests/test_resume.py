@@ -24,6 +24,7 @@ from src.memory import LEAST_TILE, Placement
 from src.pipelines.stream import Pipeline
 from src.plan import Fitting
 from src.video import open_source, probe
+from tests.small_disk import small_disk
 from tests.video_helpers import audio, ffmpeg, video_packets
 
 ROOT = Path(__file__).parent.parent
@@ -203,6 +204,19 @@ def test_a_full_disk_leaves_a_job_to_resume(tmp_path, source, whole, engine, mon
     result = upscale_file(options(source, target), engine=engine)
     assert result.resumed == 48
     compare(target, whole, untouched=48)
+
+
+def test_a_disk_that_really_fills_up(tmp_path, source, whole, engine):
+    with small_disk(tmp_path / "disk", f"{whole.stat().st_size // 2048}k") as disk:
+        target = disk.folder / "out.mp4"
+        with pytest.raises(VideoError, match=r"(?i)no space left"):
+            upscale_file(options(source, target), engine=engine)
+        assert not target.exists()
+        assert list(folder_of(target).glob("segment_*"))
+        disk.grow("20m")
+        result = upscale_file(options(source, target), engine=engine)
+        assert result.resumed in range(SEGMENT, FRAMES, SEGMENT)
+        compare(target, whole, untouched=result.resumed)
 
 
 def test_a_damaged_segment_is_made_again(tmp_path, source, engine):

@@ -79,6 +79,15 @@ def test_other_containers_read_and_trim(tmp_path, name):
     assert numbers(part, 6) == numbers(frames, 6)[13:18]
 
 
+def test_theora_is_decoded_on_one_thread(tmp_path):
+    """On several, FFmpeg's decoder now and then hands over frames of other moments: too seldom to be caught here."""
+    clip = counter_clip(tmp_path / "a.ogv", 3, 25, *CONTAINERS["theora.ogv"], step=6)
+    command = VideoReader(probe(clip))._command()
+    assert command[command.index("-threads:v") + 1] == "1"
+    assert command.index("-threads:v") < command.index("-i")
+    assert "-threads:v" not in VideoReader(probe(SAMPLE))._command()
+
+
 def test_clip_cut_without_reencoding(tmp_path):
     """Frames before the cut are in the file, for decoding only."""
     clip = counter_clip(tmp_path / "a.mp4", 40, 25)

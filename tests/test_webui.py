@@ -3,12 +3,14 @@
 import base64
 import json
 import os
+import re
 import signal
 import sqlite3
 
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
+from tests.small_disk import small_disk
 from tests.video_helpers import counter_clip, describe, ffmpeg
 from tests.webui_helpers import PATIENCE, SAMPLE, Server, choose, drop, launch, open_page, set_number, wait_for
 
@@ -117,10 +119,12 @@ def test_a_clip_from_the_drop_to_the_saved_file(page, server):
     expect(page.locator("#video-estimate")).to_contain_text("29, ")
     expect(page.locator("#video-plan")).to_contain_text("expected peak")
     start(page, server)
+    live(page).get_by_role("button", name="Pause").click()  # or it could be done before it is looked at
     expect(live(page).locator(".fv-line-text")).to_contain_text("of 29 frames")
     expect(live(page).locator(".fv-previews")).to_be_visible()
     for name in (".fv-in", ".fv-out"):
         wait_for(lambda name=name: live(page).locator(name).evaluate("(e) => e.naturalWidth") > 0, f"preview {name}")
+    live(page).get_by_role("button", name="Go on").click()
     expect(live(page).locator(".fv-compare")).to_be_visible()
     expect(live(page).locator(".fv-facts")).to_contain_text("400 × 225")
 
@@ -278,6 +282,22 @@ def test_a_killed_worker_leaves_the_page_alive(page, server, clips, long_clip):
     expect(live(page).locator(".fv-compare")).to_be_visible()
 
 
+def test_a_full_disk_is_said_and_the_job_goes_on_later(page, server, clips):
+    with small_disk(server.outputs, "4k") as disk:
+        drop(page, "video", clips[1])
+        small(page)
+        start(page, server)
+        expect(live(page).locator(".fv-badge")).to_have_text("failed")
+        expect(live(page)).to_contain_text(re.compile("no space left", re.IGNORECASE))
+        assert not list(disk.folder.glob("*.mp4"))
+        disk.grow("10m")
+        live(page).get_by_role("button", name="Run again").click()
+        expect(live(page).locator(".fv-compare")).to_be_visible()
+        assert list(disk.folder.glob("*.mp4"))
+    start(page, server)
+    expect(live(page).locator(".fv-compare")).to_be_visible()
+
+
 def worker_of(server):
     """The process id of the worker: the server's child that multiprocessing spawned."""
     import psutil
@@ -318,7 +338,6 @@ def test_settings_and_jobs_survive_a_restart(browser, tmp_path, clips):
     try:
         page = open_page(browser, server)
         page.get_by_role("tab", name="Settings", exact=True).click()
-        page.wait_for_timeout(3000)  # the page fills in the saved settings after it has appeared
         page.locator("#set-output").locator("input, textarea").fill(str(tmp_path / "elsewhere"))
         choose(page, "set-theme", "dark")
         choose(page, "set-preset", "Low VRAM")

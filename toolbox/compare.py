@@ -79,7 +79,8 @@ def _measure(job: Job, clip: MediaInfo, model: MediaInfo, wanted: tuple[str, ...
         options.append(f"feature={filter_value('|'.join(features))}")
     graph = f"[0:{clip.video_index}]{_luma(clip)}[a];[1:{model.video_index}]{_luma(model)}[b];"
     graph += f"[a][b]libvmaf={':'.join(options)}"
-    args = [*ffmpeg.input_args(clip.path), *ffmpeg.input_args(model.path), "-lavfi", graph, "-f", "null", "-"]
+    inputs = [*ffmpeg.input_args(clip.path, clip.codec), *ffmpeg.input_args(model.path, model.codec)]
+    args = [*inputs, "-lavfi", graph, "-f", "null", "-"]
     total = min(clip.frames or 0, model.frames or 0) or None
     what = f"{clip.path} cannot be compared"
     try:

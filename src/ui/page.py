@@ -54,17 +54,26 @@ def make_page(service: Service) -> gr.Blocks:
         gr.HTML(_HEADER)
         if service.settings.problem:
             gr.HTML(lambda: _problem(service))
+        media = [MediaTab(service, "video"), MediaTab(service, "image")]
         with gr.Tabs():
-            with gr.Tab("Video", id="video"):
-                MediaTab(service, "video").build(page)
-            with gr.Tab("Image", id="image"):
-                MediaTab(service, "image").build(page)
+            for tab in media:
+                with gr.Tab(tab.media.capitalize(), id=tab.media):
+                    tab.build()
             with gr.Tab("Queue", id="queue"):
                 gr.HTML(_QUEUE)
-            with gr.Tab("Toolbox", id="toolbox") as tab:
-                ToolboxTab(service).build(page, tab)
-            with gr.Tab("Settings", id="settings"):
-                build_settings_tab(service, page)
+            with gr.Tab("Toolbox", id="toolbox") as toolbox:
+                ToolboxTab(service).build(page, toolbox)
+            with gr.Tab("Settings", id="settings") as settings:
+                refresh_settings = build_settings_tab(service, settings, lambda: refresh())
+
+    def refresh() -> None:
+        """Pages that are opened from now on have the settings of now in them: nothing changes under the hand."""
+        for tab in media:
+            tab.refresh()
+        refresh_settings()
+        page.config = page.get_config_file()
+
+    service.on_models = refresh  # the preset Best has its large decoder from then on
     return page
 
 

@@ -6,7 +6,7 @@ import glob
 import logging
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +45,9 @@ class Service:
             folder.mkdir(parents=True, exist_ok=True)
         self.settings = SettingsFile(self.data / "settings.json")
         self.store = Store(self.data / "queue.sqlite")
-        self.supervisor = Supervisor(self.store, self.jobs_folder, self._lost)
+        self.supervisor = Supervisor(self.store, self.jobs_folder, self._ended)
         self.monitor = Monitor()
+        self.on_models: Callable[[], None] = lambda: None  # called when a model was downloaded
         self.sent_to_toolbox: dict[str, str] = {}  # by user, until the tab is opened
         self._clean_up()
 
@@ -218,6 +219,12 @@ class Service:
             log.warning("%s was asked for, which is outside of the output and upload folders: refused", path)
             raise PermissionError(str(path))
         return path
+
+    def _ended(self, job: Job, status: str) -> None:
+        if status == "interrupted":
+            self._lost(job)
+        if job.kind == "download" and status == "done":
+            self.on_models()
 
     def _lost(self, job: Job) -> None:
         """Half-written files of a worker that was killed: nobody else removes them."""

@@ -27,9 +27,9 @@ CANCEL_SECONDS = 180.0  # one chunk takes less even on a slow CPU; a worker that
 class Supervisor:
     """One thread that runs one job at a time in one worker process."""
 
-    def __init__(self, store: Store, jobs_folder: Path, on_lost: Callable[[Job], None] | None = None) -> None:
-        """``jobs_folder``: every job has its own folder there. ``on_lost``: called when a job's worker vanished."""
-        self._store, self._folder, self._on_lost = store, jobs_folder, on_lost
+    def __init__(self, store: Store, jobs_folder: Path, on_ended: Callable[[Job, str], None] | None = None) -> None:
+        """``jobs_folder``: every job has its own folder there. ``on_ended``: called with a job and its new status."""
+        self._store, self._folder, self._on_ended = store, jobs_folder, on_ended
         self._wake, self._stop = threading.Event(), threading.Event()
         self._lock = threading.Lock()
         self._process: BaseProcess | None = None
@@ -145,8 +145,8 @@ class Supervisor:
             status, payload = self._follow(job)
         except OSError as error:
             status, payload = "failed", f"the worker process cannot be started: {error}"
-        if status == "interrupted" and self._on_lost is not None:
-            self._on_lost(job)
+        if self._on_ended is not None:
+            self._on_ended(job, status)
         result = payload if isinstance(payload, dict) else {}
         error_text = payload if isinstance(payload, str) else ""
         self._store.update(job.id, status=status, result=result, error=error_text, finished=time.time())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Callable
 
 import gradio as gr
 
@@ -18,11 +19,12 @@ from src.ui.settings import THEMES, Settings
 _THEME_JS = "(theme) => window.flashvsr.theme(theme)"
 
 
-def build_settings_tab(service: Service, page: gr.Blocks) -> None:
+def build_settings_tab(service: Service, tab: gr.Tab, on_saved: Callable[[], None]) -> Callable[[], None]:
+    """Returns what brings the widgets of fresh pages up to date. ``on_saved``: called when settings were saved."""
     now = service.settings.current
     with gr.Row(equal_height=False):
         with gr.Column(min_width=300):
-            gr.Markdown("### Settings")
+            gr.HTML("<h3>Settings</h3>")
             # Whoever comes over the network may not choose where this computer writes.
             output = gr.Textbox(
                 now.output_folder, label="Output folder", interactive=service.local, elem_id="set-output"
@@ -35,8 +37,8 @@ def build_settings_tab(service: Service, page: gr.Blocks) -> None:
             save = gr.Button("Save settings", variant="primary", elem_id="set-save")
             gr.HTML(f'<p class="fv-dim">Kept in {html.escape(str(service.settings.path))}</p>')
         with gr.Column(min_width=300):
-            gr.Markdown("### Models")
-            table = gr.HTML(lambda: models_text(service), elem_id="models-table")
+            gr.HTML("<h3>Models</h3>")
+            table = gr.HTML(models_text(service), elem_id="models-table")
             choices = [release.name for release in RELEASES.values() if release.embedded is None]
             release = gr.Radio(choices, value=choices[-1], label="Release to download", elem_id="download-release")
             large = gr.Checkbox(False, label="With the large decoder (for the mode full)", elem_id="download-full")
@@ -51,6 +53,7 @@ def build_settings_tab(service: Service, page: gr.Blocks) -> None:
             service.settings.save(Settings(output_folder.strip(), models_folder.strip(), theme, preset))
         except FlashVSRError as error:
             raise gr.Error(str(error), title="Not saved") from error
+        on_saved()
         gr.Info("Settings are saved")
         return models_text(service)
 
@@ -64,17 +67,18 @@ def build_settings_tab(service: Service, page: gr.Blocks) -> None:
         params = {"release": name, "mode": mode, "models_dir": str(service.settings.current.models)}
         service.submit_other("download", f"Download of {name}", params, owner, "download")
 
-    def on_load() -> tuple[str, ...]:
+    def refresh() -> None:
         current = service.settings.current
-        return current.output_folder, current.models_folder, current.theme, current.preset
+        output.value, models.value = current.output_folder, current.models_folder
+        theme.value, preset.value = current.theme, current.preset
 
-    # What was saved since the program started, possibly in another tab of the browser.
-    page.load(on_load, None, [output, models, theme, preset], show_progress="hidden", api_visibility="private")
+    tab.select(lambda: models_text(service), None, table, show_progress="hidden", api_visibility="private")
     theme.input(None, theme, None, js=_THEME_JS)
     save.click(on_save, [output, models, theme, preset], table, api_visibility="private")
     button.click(on_download, [release, large], None, api_visibility="private").success(
         None, js="() => window.flashvsr.started()"
     )
+    return refresh
 
 
 def models_text(service: Service) -> str:

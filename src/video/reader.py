@@ -201,7 +201,7 @@ class VideoReader:
         args = ["-loglevel", "warning"]
         if seek:
             args += ["-ss", _seconds(seek)]
-        args += [*ffmpeg.input_args(info.path), "-map", f"0:{info.video_index}", "-vf", ",".join(chain)]
+        args += [*ffmpeg.input_args(info.path, info.codec), "-map", f"0:{info.video_index}", "-vf", ",".join(chain)]
         if self.window.count is not None and self._trimmed:
             args += ["-frames:v", str(max(1, self.window.count - self.skip))]
         args += ["-sws_dither", "none", "-fps_mode", "passthrough"]
