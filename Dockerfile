@@ -5,6 +5,12 @@
 #       -v "$PWD/inputs:/app/inputs:ro" -v "$PWD/outputs:/app/outputs" -v flashvsr-weights:/weights \
 #       flashvsr-plus -i inputs/bbb_320x180.mp4 outputs/
 #
+# The page instead of the command line, for a browser on the same machine:
+#
+#   docker run --rm --gpus all -p 127.0.0.1:7860:7860 -v "$PWD/outputs:/app/outputs" -v flashvsr-weights:/weights \
+#       --entrypoint python flashvsr-plus webui.py --models-dir /weights --output-dir /app/outputs \
+#       --data /app/outputs/.webui --listen --auth me:a-long-password
+#
 # Downloaded weights go to the volume /weights, never to /app/models: a volume there would hide the
 # embedded nano weights. FFmpeg comes with the Python package imageio-ffmpeg.
 
@@ -40,6 +46,7 @@ RUN mkdir -p /weights /app/outputs && chown ubuntu:ubuntu /weights /app/outputs
 VOLUME ["/weights", "/app/outputs"]
 USER 1000:1000
 
+EXPOSE 7860
 # A --models-dir given to `docker run` comes later and wins.
 ENTRYPOINT ["python", "run.py", "--models-dir", "/weights"]
 CMD ["--help"]

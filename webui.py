@@ -34,6 +34,8 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--data", type=Path, default=ROOT / "webui-data", help="queue, settings, uploads (default: %(default)s)"
     )
+    parser.add_argument("--output-dir", metavar="DIR", help="folder of the results (default: that of the settings)")
+    parser.add_argument("--models-dir", metavar="DIR", help="folder of the weights (default: that of the settings)")
     parser.add_argument("--max-upload", default="20gb", metavar="SIZE", help="largest upload (default: 20gb)")
     parser.add_argument("--open", action="store_true", help="open the page in the browser")
     parser.add_argument("--verbose", action="store_true", help="details on the terminal")
@@ -63,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _serve(args: argparse.Namespace, users: dict[str, str]) -> int:
     data = args.data.absolute()
+    folders = {"output_folder": args.output_dir, "models_folder": args.models_dir}
     # Read when Gradio is imported: no calls home, uploads where we clean up.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["GRADIO_TEMP_DIR"] = str(data / "uploads")
@@ -71,7 +74,7 @@ def _serve(args: argparse.Namespace, users: dict[str, str]) -> int:
     with quick_start():
         from src.ui.server import Server
 
-        server = Server(data, users)
+        server = Server(data, users, {name: folder for name, folder in folders.items() if folder is not None})
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # `docker stop` closes as Ctrl-C does
     host = "0.0.0.0" if args.listen else "127.0.0.1"
     try:

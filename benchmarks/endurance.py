@@ -2,6 +2,7 @@
 
     python -m benchmarks.endurance --frames 3000    resident memory along a long job
     python -m benchmarks.endurance --kills 10       a job killed ten times at random moments, against one left alone
+    python -m benchmarks.endurance --counts 60      clips of 1 to 60 frames in five sizes, whole and in tiles
 
 Prints a table and one JSON line.
 """
@@ -24,6 +25,7 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).parent.parent
+COUNT_SIZES = ["320x180", "321x179", "128x128", "33x17", "640x272"]
 
 
 def make_clip(path: Path, frames: int, size: str) -> Path:
@@ -113,10 +115,33 @@ def killed(kills: int, frames: int, size: str, folder: Path, seed: int) -> dict[
     }
 
 
+def counted(most: int, sizes: list[str]) -> dict[str, Any]:
+    """Clips of 1 to ``most`` frames: as many must come out, of the exact size, finite and not flat."""
+    from src import Options, upscale
+    from src.engine import make_engine
+
+    found: dict[str, Any] = {}
+    for size in sizes:
+        width, height = (int(side) for side in size.split("x"))
+        noise = np.random.default_rng(0).integers(0, 256, (most, height, width, 3), np.uint8)
+        for way, changes in (("whole", {}), ("tiled", {"tiled_dit": True, "tile_size": 128, "overlap": 32})):
+            options = Options(input=ROOT, model="nano", device="cpu", scale=1, no_scene_cuts=True, **changes)
+            engine = make_engine(options)
+            for count in range(1, most + 1):
+                frames = list(upscale(noise[:count], options, engine))
+                if len(frames) != count or any(f.shape != (height, width, 3) or not np.ptp(f) for f in frames):
+                    raise SystemExit(f"{size} {way}: {count} frames in, {len(frames)} out")
+            found[f"{size} {way}"] = f"1..{most} ok"
+            print(f"{size} {way}: 1..{most} ok", flush=True)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", type=int, default=0)
     parser.add_argument("--kills", type=int, default=0)
+    parser.add_argument("--counts", type=int, default=0)
+    parser.add_argument("--count-sizes", nargs="+", default=COUNT_SIZES, metavar="WIDTHxHEIGHT")
     parser.add_argument("--size", default="64x48")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -126,6 +151,8 @@ def main() -> None:
             report["long"] = long_run(arguments.frames, arguments.size, Path(folder))
         if arguments.kills:
             report["killed"] = killed(arguments.kills, 240, arguments.size, Path(folder), arguments.seed)
+        if arguments.counts:
+            report["counts"] = counted(arguments.counts, arguments.count_sizes)
     for name, part in report.items():
         if isinstance(part, dict):
             for key, value in part.items():

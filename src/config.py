@@ -201,8 +201,8 @@ class Options:
 
     fps: Fraction | None = option(None, "frame rate of a folder of pictures (default 30), or a new constant rate for a video", flags=("-f", "--fps"), bounds=(0.001, 1000), kind="fraction", group="output")
     quality: int = option(7, "1 smallest file, 10 best picture", flags=("-q", "--quality"), bounds=(1, 10), kind="int", group="output")
-    codec: str = option("h264", "video codec; prores (.mov) keeps transparency", flags=("--codec",), choices=("h264", "hevc", "av1", "prores"), group="output")
-    bit_depth: str = option("8", "bits per channel: 10 for hevc, av1, prores (and 16-bit PNG)", flags=("--bit-depth",), choices=("8", "10"), group="output")
+    codec: str = option("h264", "video codec; prores (.mov) and vp9 (.webm) keep transparency", flags=("--codec",), choices=("h264", "hevc", "av1", "vp9", "prores"), group="output")
+    bit_depth: str = option("8", "bits per channel: 10 for hevc, av1, vp9, prores (and 16-bit PNG)", flags=("--bit-depth",), choices=("8", "10"), group="output")
     output_format: str = option("video", "png: a folder of numbered PNG pictures in place of a video", flags=("--output-format",), choices=("video", "png"), group="output")
     encoder: str = option("software", "auto: a hardware encoder, if a trial with it succeeds", flags=("--encoder",), choices=("software", "auto"), group="output")
     segment_frames: int = option(240, "a long video is written in segments of so many frames; a resumed job continues after the last whole one", flags=("--segment-frames",), bounds=(8, 100000), kind="int", group="output")

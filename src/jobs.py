@@ -27,7 +27,7 @@ from src.plan import Fitting, fit, geometry_of, target_of
 from src.reports import Controls, Preview, Progress, Result
 from src.scenes import CutDetector, Scenes
 from src.sinks import FolderSink, PictureSink, Sink, VideoSink
-from src.video import ALPHA_SUFFIXES, Source, open_source
+from src.video import ALPHA_SUFFIXES, Source, holds_alpha, open_source
 
 __all__ = ["Progress", "Result", "discard_job", "upscale", "upscale_file"]
 
@@ -280,10 +280,10 @@ def _open_sink(options: Options, source: Source, geometry: Geometry) -> tuple[Pa
     kind, target = target_of(options, source)
     if geometry.out_height > 4.1 * geometry.height:
         log.warning("%s: the models were made for up to 4 times the size; this is more", target)
-    holds_alpha = kind == "png" or options.codec == "prores"
+    transparent = kind == "png" or holds_alpha(target, options.codec)
     if kind == "picture":
-        holds_alpha = target.suffix.lower() in ALPHA_SUFFIXES
-    source.keep_alpha = source.has_alpha and holds_alpha
+        transparent = target.suffix.lower() in ALPHA_SUFFIXES
+    source.keep_alpha = source.has_alpha and transparent
     info = source.info
     if info is not None and info.hdr and (kind != "video" or options.bit_depth == "8" or options.codec == "prores"):
         raise InputError(

@@ -18,7 +18,7 @@ from src.memory import GIB, Estimate, Job, Placement, choose, next_lower, tile_s
 from src.models.manager import ModelManager
 from src.ops.resolve import why_no_triton
 from src.pipelines.geometry import Geometry
-from src.video import Source, open_source, output_path
+from src.video import Source, kind_of_video, open_source, output_path
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 # was measured. Another machine of the kind may take several times as long.
 SPEED = {("cpu", "nano"): (0.37, "2 cores of an AMD EPYC (Zen 4)")}
 # Bits per output pixel at --quality 7; a step of quality is 3 steps of the quantiser, 6 of which double the rate.
-BITS_PER_PIXEL = {"h264": 0.20, "hevc": 0.13, "av1": 0.10, "prores": 6.0, "png": 14.0}
+BITS_PER_PIXEL = {"h264": 0.20, "hevc": 0.13, "av1": 0.10, "vp9": 0.13, "prores": 6.0, "png": 14.0}
 
 
 @dataclass(frozen=True)
@@ -201,9 +201,7 @@ def target_of(options: Options, source: Source) -> tuple[str, Path]:
         return "picture", output_path(options.input, options.output, kind="picture", suffix=suffix)
     if options.output_format == "png":
         return "png", output_path(options.input, options.output, kind="folder", suffix=suffix)
-    if options.codec == "prores":
-        return "video", output_path(options.input, options.output, kind="prores", suffix=suffix)
-    return "video", output_path(options.input, options.output, kind="video", suffix=suffix)
+    return "video", output_path(options.input, options.output, kind=kind_of_video(options.codec), suffix=suffix)
 
 
 def _disk(options: Options, kind: str, pixels: int) -> int:

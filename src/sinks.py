@@ -125,7 +125,9 @@ class VideoSink(_Resumable):
     ) -> None:
         """``size``: width and height. ``alpha``: frames are RGBA."""
         if options.bit_depth == "10" and options.codec == "h264":
-            raise InputError("--bit-depth 10 needs --codec hevc, av1 or prores: few players can show 10-bit h264")
+            raise InputError("--bit-depth 10 needs --codec hevc, av1, vp9 or prores: few players can show 10-bit h264")
+        if options.bit_depth == "10" and options.codec == "vp9" and alpha:
+            raise InputError("vp9 keeps transparency with 8 bits only; use --codec prores or --bit-depth 8")
         _refuse_existing(target, options)
         check_container(target, options.codec)
         pick_encoder(options.codec, False, *size)  # a size that cannot be encoded shows before the job begins
@@ -140,7 +142,7 @@ class VideoSink(_Resumable):
 
     def _open(self) -> VideoWriter:
         number = len(self.job.journal.segments)
-        suffix = ".mov" if self.options.codec == "prores" else ".mp4"
+        suffix = ".mov" if self.options.codec == "prores" else ".webm" if self._alpha else ".mp4"
         return VideoWriter(
             self.job.folder / f"segment_{number:06d}{suffix}",
             *self._size,

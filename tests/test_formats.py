@@ -14,7 +14,7 @@ from src.engine import Engine, make_engine
 from src.errors import InputError, OutputExistsError
 from src.pipelines.geometry import Geometry, to_uint16
 from src.video import open_source, probe, write_picture
-from tests.video_helpers import ffmpeg
+from tests.video_helpers import ffmpeg, video_packets
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_hdr_is_carried_or_refused(tmp_path, engine):
     assert probe(source).hdr
     with pytest.raises(InputError, match=r"HDR \(smpte2084\).*--bit-depth 10"):
         upscale_file(Options(input=source, output=tmp_path / "out.mp4"), engine=engine)
-    for name, codec in (("a.mp4", "hevc"), ("b.mkv", "av1")):
+    for name, codec in (("a.mp4", "hevc"), ("b.mkv", "av1"), ("c.webm", "vp9")):
         options = Options(input=source, output=tmp_path / name, scale=2, codec=codec, bit_depth=10, quality=10)
         info = probe(upscale_file(options, engine=engine).path)
         assert (info.transfer, info.primaries, info.color_matrix, info.hdr) == ("smpte2084", "bt2020", "bt2020", True)
@@ -132,6 +132,47 @@ def test_alpha_of_a_video(tmp_path, engine, caplog):
     with caplog.at_level(logging.WARNING):
         upscale_file(Options(input=source, output=tmp_path / "out.mp4", scale=1), engine=engine)
     assert "transparency is dropped" in caplog.text
+
+
+@pytest.mark.parametrize("encoder", ["libvpx-vp9", "libvpx"])
+def test_alpha_of_webm(tmp_path, engine, encoder):
+    """FFmpeg's own decoders would show it opaque; segments are joined with their transparency, frames on time."""
+    source = tmp_path / "in.webm"
+    planes = "lum='lum(X,Y)':cb='cb(X,Y)':cr='cr(X,Y)':a='if(lt(X,32),0,255)'"
+    box = f"color=red:s=64x48:r=24000/1001,format=yuva420p,geq={planes}"
+    options = ("-c:v", encoder, "-pix_fmt", "yuva420p", "-auto-alt-ref", 0, "-b:v", "2M")
+    ffmpeg("-f", "lavfi", "-i", box, "-frames:v", 30, *options, source)
+    assert probe(source).alpha
+    assert frames_of(source, True).shape == (30, 48, 64, 4)
+    assert frames_of(source).shape == (30, 48, 64, 3)
+    wanted = Options(input=source, output=tmp_path / "out", scale=2, codec="vp9", quality=10, segment_frames=12)
+    result = upscale_file(wanted, engine=engine)
+    assert result.path == tmp_path / "out" / "in_2x.webm"
+    info = probe(result.path)
+    assert (info.codec, info.alpha, info.frames, info.fps) == ("vp9", True, 30, Fraction(24000, 1001))
+    times = video_packets(result.path)
+    assert all(abs(time - Fraction(n * 1001, 24000)) <= Fraction(1, 1000) for n, time in enumerate(times))
+    for path in (result.path, upscale_file(wanted.replace(codec="prores"), engine=engine).path):
+        out = frames_of(path, True)
+        assert out.shape == (30, 96, 128, 4)
+        top = int(np.iinfo(out.dtype).max)
+        for frame in out[[0, 11, 12, 29]]:
+            assert frame[48, 10, 3] < top * 0.02
+            assert frame[48, 110, 3] > top * 0.98
+            assert frame[48, 110, 0] > top * 0.9
+    with pytest.raises(InputError, match="8 bits only"):
+        upscale_file(wanted.replace(bit_depth="10", overwrite=True), engine=engine)
+
+
+@pytest.mark.parametrize("name", ["a.webm", "a.mkv", "a.mp4"])
+def test_vp9(tmp_path, engine, name):
+    """10 bits, odd sizes, segments."""
+    source = ramp_clip(tmp_path / "in.mkv", frames=30)
+    options = Options(input=source, output=tmp_path / name, scale=1.5, codec="vp9", bit_depth="10", segment_frames=12)
+    info = probe(upscale_file(options, engine=engine).path)
+    assert (info.codec, info.bit_depth, info.frames, info.alpha) == ("vp9", 10, 30, False)
+    with pytest.raises(InputError, match="VP9"):
+        upscale_file(options.replace(output=tmp_path / "a.mov"), engine=engine)
 
 
 def test_a_sequence_of_pictures(tmp_path, engine):

@@ -100,6 +100,19 @@ def test_settings_come_back_and_bad_ones_do_no_harm(tmp_path):
         file.save(Settings("/proc/nowhere/out"))
 
 
+def test_folders_of_the_command_line_hold_and_are_not_saved(tmp_path):
+    path = tmp_path / "settings.json"
+    SettingsFile(path).save(Settings(str(tmp_path / "saved"), "models", "dark"))
+    file = SettingsFile(path, {"output_folder": str(tmp_path / "given")})
+    assert file.current == Settings(str(tmp_path / "given"), "models", "dark")
+    file.save(Settings(str(tmp_path / "typed"), "weights", "light"))
+    assert file.current == Settings(str(tmp_path / "given"), "weights", "light")
+    assert not (tmp_path / "typed").exists()
+    assert SettingsFile(path).current == Settings(str(tmp_path / "saved"), "weights", "light")
+    with pytest.raises(InputError):
+        SettingsFile(path, {"output_folder": __file__})
+
+
 def test_the_queue_survives(tmp_path):
     store = Store(tmp_path / "queue.sqlite")
     first = store.add(Job("upscale", "a", {"options": {"scale": 2}}, owner="ann"))

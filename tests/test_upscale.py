@@ -56,6 +56,16 @@ def bicubic(frame: np.ndarray, height: int, width: int) -> np.ndarray:
     return up.clamp(0, 255).round()[0].permute(1, 2, 0).byte().numpy()
 
 
+@pytest.fixture
+def all_cores():
+    """One thread is right for the small tensors of other tests, not for a real clip."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(os.cpu_count() or 1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("all_cores")
 def test_the_sample_clip(tmp_path, engine):
     """Sharper than bicubic by 0.6 dB, measured on the written file; every frame, the rate and the sound are kept."""
     seen = []
@@ -69,8 +79,8 @@ def test_the_sample_clip(tmp_path, engine):
     assert (after.width, after.height, after.frames, after.fps) == (1280, 720, 50, Fraction(25))
     assert abs(after.duration - before.duration) <= Fraction(1, 25)
     assert [a.codec for a in after.audio_streams] == [a.codec for a in before.audio_streams] == ["aac"]
-    written, truth = frames_of(result.path), frames_of(TRUTH)
-    plain = np.stack([bicubic(frame, 720, 1280) for frame in frames_of(SAMPLE)])
+    written, truth, small = (frames_of(path)[::5] for path in (result.path, TRUTH, SAMPLE))  # each takes its time
+    plain = np.stack([bicubic(frame, 720, 1280) for frame in small])
     gain = luma_psnr(written, truth) - luma_psnr(plain, truth)
     assert gain >= 0.6, f"{gain:.2f} dB over bicubic"
     # No colour shift: the mean of every channel stays within one level of the input's.

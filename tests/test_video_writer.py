@@ -509,7 +509,9 @@ def test_very_long_name(tmp_path):
         ("o.avi", {}, r"\.mp4, \.mov, \.mkv, \.webm, not \.avi"),
         ("o", {}, "without extension"),
         ("o.mp4", {"quality": 11}, "--quality 11"),
-        ("o.mp4", {"codec": "vp9"}, "--codec 'vp9'"),
+        ("o.mp4", {"codec": "vc1"}, "--codec 'vc1'"),
+        ("o.mov", {"codec": "vp9"}, "mov cannot hold vp9"),
+        ("o.mp4", {"codec": "vp9", "alpha": True}, "vp9 in .mp4 cannot hold transparency"),
         ("o.mp4", {"hardware": "yes"}, "hardware 'yes'"),
     ],
 )

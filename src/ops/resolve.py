@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from functools import cache
 
 import torch
@@ -21,11 +22,13 @@ MIN_CAPABILITY = (8, 0)  # Triton compiles the int8 product for no older card
 def resolve_attention(
     options: Options, sampling: SamplingConfig, device: torch.device, dtype: torch.dtype
 ) -> Attention:
-    """The backend for this job, decided once and logged.
+    """The backend for this job, decided once and logged, with the time that compiling the kernels took.
 
+    Triton keeps what it compiled on disk for the next program on this machine.
     "auto" is "sage" where the INT8 kernel runs, else "block", since 128-token blocks are what the model was
     trained with.
     """
+    began = time.perf_counter()
     reason = why_no_triton(device, dtype)
     kind = options.attention
     if kind == "auto":
@@ -52,7 +55,7 @@ def resolve_attention(
             reason,
         )
     else:
-        log.info("attention: %s, Triton kernels", what)
+        log.info("attention: %s, Triton kernels, ready in %.1f s", what, time.perf_counter() - began)
     return attention
 
 

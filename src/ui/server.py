@@ -16,11 +16,14 @@ from src.ui.service import Service
 
 
 class Server:
-    """Start it, wait, close it. ``users``: passwords by name; none: the page is for this computer only."""
+    """Start it, wait, close it. ``users``: passwords by name; none: the page is for this computer only.
 
-    def __init__(self, data: Path, users: dict[str, str]) -> None:
+    ``fixed``: settings given on the command line.
+    """
+
+    def __init__(self, data: Path, users: dict[str, str], fixed: dict[str, str] | None = None) -> None:
         self._users = users
-        self.service = Service(data, local=not users)
+        self.service = Service(data, local=not users, fixed=fixed)
         self._page = make_page(self.service)
 
     def start(self, host: str, port: int, max_upload: str, *, share: bool = False, browser: bool = False) -> str:

@@ -18,7 +18,7 @@ from src.ui.security import inside, safe_name
 from src.ui.settings import SettingsFile
 from src.ui.store import ACTIVE, Job, Store, new_id
 from src.ui.supervisor import Supervisor
-from src.video import is_picture, output_path
+from src.video import is_picture, kind_of_video, output_path
 
 log = logging.getLogger(__name__)
 
@@ -36,14 +36,17 @@ _OWN_FILES = {
 class Service:
     """The state of one running page. ``local``: it serves this computer only, without a login."""
 
-    def __init__(self, data: Path, *, local: bool = True) -> None:
-        """``data``: folder for the queue, uploads and previews. Starts nothing; see ``start``."""
+    def __init__(self, data: Path, *, local: bool = True, fixed: dict[str, str] | None = None) -> None:
+        """``data``: folder for the queue, uploads and previews. ``fixed``: settings that hold whatever is saved.
+
+        Starts nothing; see ``start``.
+        """
         self.data, self.local = data.absolute(), local
         self.jobs_folder = self.data / "jobs"
         self.uploads = self.data / "uploads"
         for folder in (self.jobs_folder, self.uploads):
             folder.mkdir(parents=True, exist_ok=True)
-        self.settings = SettingsFile(self.data / "settings.json")
+        self.settings = SettingsFile(self.data / "settings.json", fixed)
         self.store = Store(self.data / "queue.sqlite")
         self.supervisor = Supervisor(self.store, self.jobs_folder, self._ended)
         self.monitor = Monitor()
@@ -90,7 +93,7 @@ class Service:
         job_id = new_id()
         source = self.adopt(file, job_id)
         options = Options(**values, input=source)
-        kind = "picture" if is_picture(source) else "prores" if options.codec == "prores" else "video"
+        kind = "picture" if is_picture(source) else kind_of_video(options.codec)
         wanted = output_path(source, f"{self.outputs(owner)}/", kind=kind, suffix=_suffix(options))
         target = self.free_name(wanted)
         params = {"options": {**_plain(values), "input": str(source), "output": str(target)}}

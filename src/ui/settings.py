@@ -52,22 +52,30 @@ class Settings:
 class SettingsFile:
     """The settings and their file. A broken file is set aside and reported, never in the way of a start."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, fixed: dict[str, str] | None = None) -> None:
+        """``fixed``: fields given on the command line, which hold for this run. InputError for a bad one."""
+        self.path, self.fixed = path, fixed or {}
         self.problem = ""  # what was wrong with the file, for the page to show
-        self.current = self._load()
+        self._saved = self._load()
+        self.current = dataclasses.replace(self._saved, **self.fixed)
 
     def save(self, settings: Settings) -> None:
-        """Write and use ``settings``. InputError when the file or the output folder cannot be written."""
+        """Write and use ``settings``. InputError when the file or the output folder cannot be written.
+
+        Fixed fields stay as they are, both in the file and in use.
+        """
+        kept = {name: getattr(self._saved, name) for name in self.fixed}
+        settings = dataclasses.replace(settings, **self.fixed)
+        saved = dataclasses.replace(settings, **kept)
         try:
             settings.outputs.mkdir(parents=True, exist_ok=True)
             self.path.parent.mkdir(parents=True, exist_ok=True)
             temporary = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}")
-            temporary.write_text(json.dumps(dataclasses.asdict(settings), indent=2) + "\n", encoding="utf-8")
+            temporary.write_text(json.dumps(dataclasses.asdict(saved), indent=2) + "\n", encoding="utf-8")
             os.replace(temporary, self.path)  # noqa: PTH105 - atomic on every system
         except OSError as error:
             raise InputError(f"settings cannot be saved: {error}") from error
-        self.current, self.problem = settings, ""
+        self.current, self._saved, self.problem = settings, saved, ""
 
     def _load(self) -> Settings:
         if not self.path.exists():

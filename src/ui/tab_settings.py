@@ -25,13 +25,8 @@ def build_settings_tab(service: Service, tab: gr.Tab, on_saved: Callable[[], Non
     with gr.Row(equal_height=False):
         with gr.Column(min_width=300):
             gr.HTML("<h3>Settings</h3>")
-            # Whoever comes over the network may not choose where this computer writes.
-            output = gr.Textbox(
-                now.output_folder, label="Output folder", interactive=service.local, elem_id="set-output"
-            )
-            models = gr.Textbox(
-                now.models_folder, label="Models folder", interactive=service.local, elem_id="set-models"
-            )
+            output = _folder(service, "output_folder", "Output folder", "set-output")
+            models = _folder(service, "models_folder", "Models folder", "set-models")
             theme = gr.Radio(list(THEMES), value=now.theme, label="Theme", elem_id="set-theme")
             preset = gr.Radio(list(PRESETS), value=now.preset, label="Preset of a fresh page", elem_id="set-preset")
             save = gr.Button("Save settings", variant="primary", elem_id="set-save")
@@ -79,6 +74,18 @@ def build_settings_tab(service: Service, tab: gr.Tab, on_saved: Callable[[], Non
         None, js="() => window.flashvsr.started()"
     )
     return refresh
+
+
+def _folder(service: Service, name: str, label: str, element: str) -> gr.Textbox:
+    """Whoever comes over the network may not choose where this computer writes, nor change the command line's word."""
+    fixed = name in service.settings.fixed
+    return gr.Textbox(
+        getattr(service.settings.current, name),
+        label=label,
+        info="given on the command line" if fixed else None,
+        interactive=service.local and not fixed,
+        elem_id=element,
+    )
 
 
 def models_text(service: Service) -> str:

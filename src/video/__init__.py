@@ -3,8 +3,9 @@
 ``open_source`` gives frames as (H, W, 3) RGB arrays, ``VideoWriter`` and ``write_picture`` take them.
 """
 
+from src.video.containers import holds_alpha
 from src.video.encoders import pick_encoder
-from src.video.paths import is_video_name, output_path
+from src.video.paths import is_video_name, kind_of_video, output_path
 from src.video.pictures import ALPHA_SUFFIXES, PictureFolder, PictureReader, write_picture
 from src.video.probe import MediaInfo, is_picture, probe
 from src.video.reader import Source, VideoReader, open_source
@@ -22,9 +23,11 @@ __all__ = [
     "SubtitleInfo",
     "VideoReader",
     "VideoWriter",
+    "holds_alpha",
     "is_picture",
     "is_video_name",
     "join",
+    "kind_of_video",
     "open_source",
     "output_path",
     "pick_encoder",

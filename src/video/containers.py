@@ -45,9 +45,16 @@ def check_container(path: Path, codec: str) -> None:
     if extension not in FORMATS:
         raise InputError(f"{path}: a video is written as {', '.join(FORMATS)}, not {extension or 'without extension'}")
     if extension == ".webm" and codec not in ("av1", "vp9"):
-        raise InputError(f"{path}: webm cannot hold {codec}; webm needs --codec av1")
+        raise InputError(f"{path}: webm cannot hold {codec}; webm needs --codec av1 or vp9")
+    if extension == ".mov" and codec == "vp9":
+        raise InputError(f"{path}: mov cannot hold vp9; use .webm, .mkv or .mp4")
     if codec == "prores" and extension not in (".mov", ".mkv"):
         raise InputError(f"{path}: ProRes is written as .mov or .mkv, not {extension}")
+
+
+def holds_alpha(path: Path, codec: str) -> bool:
+    """True if a video of ``codec`` in the container of ``path`` can be transparent."""
+    return codec == "prores" or (codec == "vp9" and path.suffix.lower() in (".webm", ".mkv"))
 
 
 def track_arguments(path: Path, source: MediaInfo, *, cut: bool = False, file_index: int = 1) -> list[str]:

@@ -19,6 +19,7 @@ _CRF = {
     "libx265": (38, 35, 32, 29, 26, 23, 20, 17, 14, 9),
     "libsvtav1": (60, 54, 48, 42, 36, 30, 24, 18, 13, 7),
     "libaom-av1": (60, 54, 48, 42, 36, 30, 24, 18, 13, 7),
+    "libvpx-vp9": (58, 53, 47, 42, 36, 30, 24, 18, 13, 7),
 }
 # The network that makes the frames wants the processor too, so these are the presets after which
 # more time brings little: the quality comes from the constant-quality value above.
@@ -27,11 +28,13 @@ _SPEED = {
     "libx265": ("-preset", "superfast", "-x265-params", "log-level=error"),
     "libsvtav1": ("-preset", "8"),
     "libaom-av1": ("-cpu-used", "6", "-row-mt", "1", "-b:v", "0"),
+    "libvpx-vp9": ("-deadline", "good", "-cpu-used", "5", "-row-mt", "1", "-b:v", "0"),
 }
 _SOFTWARE = {
     "h264": ("libx264",),
     "hevc": ("libx265",),
     "av1": ("libsvtav1", "libaom-av1"),
+    "vp9": ("libvpx-vp9",),
     "prores": ("prores_ks",),
 }
 _HARDWARE_KINDS = ("nvenc", "videotoolbox") if sys.platform == "darwin" else ("nvenc", "qsv", "amf")
@@ -59,6 +62,8 @@ class Encoder:
             # Profiles: 1 LT, 2 standard, 3 HQ, 4 4444.
             profile = 4 if "444" in pixel_format else 1 if quality <= 3 else 2 if quality <= 6 else 3
             return [*args, "-profile:v", str(profile), "-vendor", "apl0", "-alpha_bits", "16" if alpha else "0"]
+        if alpha and self.codec == "vp9":
+            args += ["-auto-alt-ref", "0"]  # hidden frames have no place for their transparency
         if not self.hardware:
             return [*args, *_SPEED[self.name], "-crf", str(_CRF[self.name][quality - 1])]
         level = _CRF["libx265" if self.codec == "hevc" else "libx264"][quality - 1]
@@ -76,8 +81,10 @@ class Encoder:
         """4:2:0 where the codec can hold this size in it, 4:4:4 where only that keeps an odd size."""
         if self.codec == "prores":
             return "yuva444p10le" if alpha else "yuv444p10le" if width % 2 else "yuv422p10le"
-        # AV1 rounds its chroma planes up; only a picture one pixel wide loses its colour in them.
-        odd = min(width, height) == 1 if self.codec == "av1" else bool(width % 2 or height % 2)
+        # AV1 and VP9 round their chroma planes up; only a picture one pixel wide loses its colour in them.
+        odd = min(width, height) == 1 if self.codec in ("av1", "vp9") else bool(width % 2 or height % 2)
+        if alpha and self.codec == "vp9":
+            return "yuva420p"
         if self.hardware:
             return "p010le" if deep else "yuv420p"
         return ("yuv444p" if odd else "yuv420p") + ("10le" if deep else "")
@@ -105,7 +112,7 @@ def trial(name: str, width: int, height: int) -> str:
 
 
 def pick_encoder(codec: str, hardware: bool, width: int, height: int) -> Encoder:
-    """The encoder to use for ``codec`` ("h264", "hevc", "av1", "prores") at this frame size.
+    """The encoder to use for ``codec`` ("h264", "hevc", "av1", "vp9", "prores") at this frame size.
 
     ``hardware``: prefer one of the graphics card if a trial run at this size succeeds. InputError
     when the frame is too small for the codec, VideoError when this FFmpeg has no encoder for it.
@@ -114,7 +121,7 @@ def pick_encoder(codec: str, hardware: bool, width: int, height: int) -> Encoder
         raise InputError(f"--codec {codec!r} is not one of {', '.join(_SOFTWARE)}")
     if hardware and (width % 2 or height % 2):
         log.info("hardware encoders cannot hold the odd size %dx%d; a software encoder is used", width, height)
-    elif hardware and codec != "prores":
+    elif hardware and codec not in ("prores", "vp9"):
         for name in (f"{codec}_{kind}" for kind in _HARDWARE_KINDS):
             if name not in available():
                 continue

@@ -52,15 +52,20 @@ def url(path: Path) -> str:
 # One decoder of FFmpeg serves these. With frame threads it now and then delivers pictures of other moments: 12 of
 # 200 runs over a clip of 30 frames on a busy machine, none of 200 with one thread (FFmpeg 9.0.2).
 _ONE_THREAD = frozenset({"theora", "vp3", "vp4"})
+# FFmpeg's own decoders of these skip the transparency of WebM files.
+ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
 
-def input_args(path: Path, codec: str = "") -> list[str]:
+def input_args(path: Path, codec: str = "", alpha: bool = False) -> list[str]:
     """Arguments that open ``path``. Playlists may name files, never network addresses.
 
-    ``codec``: of the video stream when its frames are decoded; some are only right on one thread.
+    ``codec``: of the video stream when its frames are decoded; some are only right on one thread. ``alpha``: its
+    transparency is wanted.
     """
-    threads = ["-threads:v", "1"] if codec in _ONE_THREAD else []
-    return [*threads, "-protocol_whitelist", "file,crypto,data", "-i", url(path)]
+    args = ["-threads:v", "1"] if codec in _ONE_THREAD else []
+    if alpha and codec in ALPHA_DECODERS:
+        args += ["-c:v", ALPHA_DECODERS[codec]]
+    return [*args, "-protocol_whitelist", "file,crypto,data", "-i", url(path)]
 
 
 def _popen_options() -> dict[str, Any]:

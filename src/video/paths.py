@@ -18,10 +18,11 @@ PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 _KEPT = {
     "video": (".mp4", ".mkv", ".mov"),
     "prores": (".mov", ".mkv"),
+    "vp9": (".webm", ".mkv"),
     "picture": (".png", ".tif", ".tiff"),
     "folder": (),
 }
-_DEFAULT = {"video": ".mp4", "prores": ".mov", "picture": ".png", "folder": ""}
+_DEFAULT = {"video": ".mp4", "prores": ".mov", "vp9": ".webm", "picture": ".png", "folder": ""}
 
 
 def output_path(input_path: Path, output: Path | str, *, kind: str, suffix: str = "") -> Path:
@@ -29,13 +30,18 @@ def output_path(input_path: Path, output: Path | str, *, kind: str, suffix: str 
 
     ``output``: a file with a known extension, or a folder (an existing one, or any name without an
     extension or with a trailing slash). In a folder the name is the input's plus ``suffix``; the
-    extension is the input's where that loses nothing, otherwise .mp4, .mov or .png. ``kind``: "video", "prores"
-    (a video of that codec), "picture" or "folder" (of pictures, made inside
+    extension is the input's where that loses nothing, otherwise .mp4, .mov, .webm or .png. ``kind``: "video",
+    "prores" or "vp9" (a video of that codec), "picture" or "folder" (of pictures, made inside
     ``output``). InputError for an unknown extension and when the output would be the input.
     """
     if kind == "folder":
         return _folder_path(Path(input_path), output, suffix)
-    allowed = {"video": VIDEO_SUFFIXES, "prores": (".mov", ".mkv"), "picture": PICTURE_SUFFIXES}[kind]
+    allowed = {
+        "video": VIDEO_SUFFIXES,
+        "prores": (".mov", ".mkv"),
+        "vp9": (".webm", ".mkv", ".mp4"),
+        "picture": PICTURE_SUFFIXES,
+    }[kind]
     as_folder = str(output).endswith(("/", "\\"))
     input_path, output = Path(input_path), Path(output)
     if as_folder or output.is_dir() or not output.suffix:
@@ -45,7 +51,7 @@ def output_path(input_path: Path, output: Path | str, *, kind: str, suffix: str 
     else:
         target = output
         if target.suffix.lower() not in allowed:
-            what = {"video": "a video", "prores": "ProRes", "picture": "a picture"}[kind]
+            what = {"video": "a video", "prores": "ProRes", "vp9": "VP9", "picture": "a picture"}[kind]
             raise InputError(f"{output}: {what} cannot be written as {output.suffix}; use one of {', '.join(allowed)}")
     if same_file(target, input_path):
         raise InputError(f"{target} is the input itself; choose another output")
@@ -62,6 +68,11 @@ def _folder_path(input_path: Path, output: Path | str, suffix: str) -> Path:
     if same_file(target, input_path):
         raise InputError(f"{target} is the input itself; choose another output")
     return target
+
+
+def kind_of_video(codec: str) -> str:
+    """The ``kind`` of ``output_path`` for a video of ``codec``."""
+    return codec if codec in ("prores", "vp9") else "video"
 
 
 def is_video_name(path: Path) -> bool:

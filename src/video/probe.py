@@ -21,6 +21,7 @@ from src.video.streams import (
     describe,
     first_picture,
     first_rate_claim,
+    has_alpha,
     is_rgb,
 )
 from src.video.timing import Timing, analyse
@@ -62,6 +63,7 @@ class MediaInfo:
     ``duration``: of the video stream in seconds; times count from the start of the file.
     ``color_range``: "tv" (limited) or "pc" (full). ``primaries``, ``transfer``: FFmpeg's names, ""
     if untagged. ``tagged``: the file itself names its matrix. ``hdr``: PQ or HLG transfer.
+    ``alpha``: the video has transparency, in its pixels or, as in WebM, beside them.
     ``damage``: what FFmpeg complained about while the file was read through, "" if nothing.
     ``stamps``: time of every frame, for variable rates only.
     """
@@ -97,6 +99,7 @@ class MediaInfo:
     subtitle_streams: tuple[SubtitleInfo, ...]
     attachments: int
     has_chapters: bool
+    alpha: bool = False
     damage: str = ""
     stamps: tuple[Fraction, ...] = field(default=(), repr=False, compare=False)
 
@@ -167,6 +170,7 @@ def probe(path: Path) -> MediaInfo:
         subtitle_streams=tuple(described.subtitles),
         attachments=described.attachments,
         has_chapters=described.chapters,
+        alpha=has_alpha(picture.pix_fmt) or (described.alpha_mode and codec in ffmpeg.ALPHA_DECODERS),
         damage=damage,
         stamps=timing.stamps,
     )

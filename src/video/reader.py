@@ -16,7 +16,7 @@ from src.errors import VideoError
 from src.video import ffmpeg
 from src.video.pictures import PictureFolder, PictureReader
 from src.video.probe import MediaInfo, is_picture, loose_format, probe
-from src.video.streams import has_alpha, is_rgb
+from src.video.streams import is_rgb
 from src.video.timing import Window, round_half_up, window
 
 log = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ class VideoReader:
             left = info.first + info.duration - self.window.begin
             self.frames_expected = max(1, round_half_up(left * self.fps))
         self.skip = 0
-        self.has_alpha, self.keep_alpha = has_alpha(info.pix_fmt), False
+        self.has_alpha, self.keep_alpha = info.alpha, False
         self.process: ffmpeg.Process | None = None
 
     def __enter__(self) -> VideoReader:
@@ -201,7 +201,8 @@ class VideoReader:
         args = ["-loglevel", "warning"]
         if seek:
             args += ["-ss", _seconds(seek)]
-        args += [*ffmpeg.input_args(info.path, info.codec), "-map", f"0:{info.video_index}", "-vf", ",".join(chain)]
+        args += [*ffmpeg.input_args(info.path, info.codec, self.keep_alpha), "-map", f"0:{info.video_index}"]
+        args += ["-vf", ",".join(chain)]
         if self.window.count is not None and self._trimmed:
             args += ["-frames:v", str(max(1, self.window.count - self.skip))]
         args += ["-sws_dither", "none", "-fps_mode", "passthrough"]

@@ -84,9 +84,10 @@ def _command(
 ) -> list[str]:
     around = around_the_video(path, source, start, end, fps)
     ticks = ticks_per_second(fps)
-    frame = int(ticks / fps)
-    # The list's times are rounded to microseconds; a frame is far longer, so snapping to frames is exact.
-    snap = f"setts=pts=round(PTS/{frame})*{frame}:dts=round(DTS/{frame})*{frame}:duration={frame}"
+    # The list's times are rounded to microseconds and those of WebM to milliseconds; a frame is longer, so snapping to
+    # frames is exact. TB: seconds of one tick of the segments' own clock.
+    rate, frame = f"TB*{fps.numerator}/{fps.denominator}", f"{fps.denominator}/({fps.numerator}*TB)"
+    snap = f"setts=pts=round(round(PTS*{rate})*{frame}):dts=round(round(DTS*{rate})*{frame}):duration=round({frame})"
     args = ["-loglevel", "warning", "-y", *around.before]
     args += ["-f", "concat", "-safe", "0", "-protocol_whitelist", "file", "-i", ffmpeg.url(listing)]
     args += [*around.source, "-map", "0:v:0", "-c:v", "copy", "-bsf:v", snap]

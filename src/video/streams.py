@@ -44,6 +44,7 @@ class Described:
     video_line: str = ""
     video_count: int = 0
     video_language: str | None = None
+    alpha_mode: bool = False  # WebM's tag: the packets of the video carry transparency beside the picture
     rotation: int = 0
     audio: list[AudioInfo] = field(default_factory=list)
     subtitles: list[SubtitleInfo] = field(default_factory=list)
@@ -84,6 +85,8 @@ def describe(log_text: str) -> Described:
             _add_stream(found, current, match[2], match[3], match[4])
         elif (match := _DURATION.match(line)) and match[1] and found.duration is None:
             found.duration = (int(match[1]) * 60 + int(match[2])) * 60 + Fraction(match[3])
+        elif re.match(r"\s+alpha_mode\s*: 1$", line, re.IGNORECASE) and current == found.video_index:
+            found.alpha_mode = current is not None
         elif re.match(r"\s+Chapter #0:\d+: start ", line):
             found.chapters = True
         elif (match := _ROTATION.search(line)) and current is not None and current == found.video_index:

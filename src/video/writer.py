@@ -11,7 +11,7 @@ import numpy as np
 
 from src.errors import InputError, OutputExistsError, VideoError
 from src.video import ffmpeg
-from src.video.containers import check_container
+from src.video.containers import check_container, holds_alpha
 from src.video.encoders import Encoder, pick_encoder
 from src.video.muxing import around_the_video, output_arguments, with_sound
 from src.video.paths import commit, same_file, temporary_path
@@ -69,7 +69,8 @@ class VideoWriter:
         """``width``, ``height``: pixels of a frame. ``fps``: its exact rate. ``quality``: 1..10.
 
         ``hardware``: "auto" uses a hardware encoder if a trial with it succeeds, "off" never.
-        ``bit_depth``: 8, or 10 (hevc, av1, prores; for uint16 frames). ``alpha``: frames are RGBA (prores only).
+        ``bit_depth``: 8, or 10 (hevc, av1, vp9, prores; for uint16 frames). ``alpha``: frames are RGBA (prores,
+        and vp9 in WebM or Matroska).
         ``colors``: whose primaries and transfer the picture has (default: those of ``source``). ``ticks`` per second of
         the video track, for MP4 and MOV (default: FFmpeg's choice).
         ``encoder``: used instead of one picked for ``codec``. ``sound``: taken instead of the tracks of ``source``.
@@ -89,7 +90,7 @@ class VideoWriter:
         if encoder is None:
             encoder = pick_encoder(codec, hardware == "auto", width, height)
         self.encoder = encoder.name
-        if encoder.codec in ("h264", "hevc", "av1") and "444" in encoder.pixel_format(width, height):
+        if encoder.codec in ("h264", "hevc", "av1", "vp9") and "444" in encoder.pixel_format(width, height):
             log.warning("%s: %dx%d is odd and so kept as 4:4:4, which some players cannot show", path, width, height)
         self._rgb = is_rgb(encoder.pixel_format(width, height, self._deep))
         self.process: ffmpeg.Process | None = None
@@ -111,9 +112,10 @@ class VideoWriter:
         if self._deep and codec == "h264":
             log.info("%s: h264 is written with 8 bits, which every player can show", self.path)
             self._deep = False
-        if self._alpha and codec != "prores":
+        if self._alpha and not holds_alpha(self.path, codec):
+            what = f"{codec} in {self.path.suffix.lower()}"
             raise InputError(
-                f"{self.path}: {codec} cannot hold transparency; use --codec prores or --output-format png"
+                f"{self.path}: {what} cannot hold transparency; use --codec prores or vp9, or --output-format png"
             )
         if self._source is not None and same_file(self.path, self._source.path):
             raise InputError(f"{self.path} is the input itself; choose another output")
