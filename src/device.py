@@ -61,7 +61,7 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     elif _gpu_has_bf16(device):
         choice, why = "bf16", "this card computes in it"
     else:
-        choice, why = "fp16", "no bf16 arithmetic here"
+        choice, why = "fp16", "no bf16 arithmetic here; a job goes on in fp32 should its numbers be too large"
     log.info("dtype: %s (%s)", choice, why)
     return DTYPES[choice]
 

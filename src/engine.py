@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from src.config import Options
-from src.device import keep_freed_memory, limit_memory, resolve_device, resolve_dtype
+from src.device import free_memory, keep_freed_memory, limit_memory, resolve_device, resolve_dtype
 from src.hub import Progress as DownloadProgress
 from src.models.manager import ModelManager, Models
 from src.ops.resolve import resolve_attention
@@ -25,13 +25,29 @@ PIPELINES: dict[str, type[Pipeline]] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass
 class Engine:
     """A loaded release and the pipeline that runs it: made once, used for any number of jobs."""
 
     release: Release
     models: Models
     pipeline: Pipeline
+
+    def widen(self, options: Options) -> None:
+        """Load the same models again, in fp32: for this job and those to come. ``options``: of the job.
+
+        If that fails, they are loaded as they were, and the error goes on.
+        """
+        options, device = options.replace(model=self.release.name), self.models.device
+        del self.models, self.pipeline  # first: both need not fit side by side
+        free_memory(device)
+        try:
+            made = make_engine(options.replace(dtype="fp32"))
+        except BaseException:
+            made = make_engine(options)
+            raise
+        finally:
+            self.models, self.pipeline = made.models, made.pipeline
 
 
 def make_engine(options: Options, download: DownloadProgress | None = None) -> Engine:

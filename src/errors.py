@@ -6,6 +6,7 @@
     ├── WeightsError         a weight file is missing, truncated, foreign or of another version
     │   └── DownloadError    a weight file could not be fetched
     ├── DeviceError          the device, its dtype or a kernel cannot do what was asked
+    │   └── RangeError          the model's numbers are too large for its dtype (fp16)
     ├── VideoError           FFmpeg failed, vanished or produced something unreadable
     └── Cancelled            the caller asked to stop; nothing is left behind
 
@@ -37,6 +38,10 @@ class DownloadError(WeightsError):
 
 class DeviceError(FlashVSRError):
     """The device, its dtype or a kernel cannot do what was asked."""
+
+
+class RangeError(DeviceError):
+    """The model's numbers are too large for its dtype."""
 
 
 class VideoError(FlashVSRError):

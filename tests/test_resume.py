@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from src import Options, discard_job, plan_job, upscale_file
+from src.device import DTYPES
 from src.engine import Engine, make_engine
 from src.errors import Cancelled, DeviceError, InputError, VideoError
 from src.journal import JobFolder, folder_of
@@ -279,6 +280,35 @@ def test_out_of_memory_steps_down_and_goes_on(tmp_path, source, whole, engine, m
     assert "out of memory after 53 frames" in messages[0]
     assert seen[-1] == smaller
     compare(target, whole, untouched=48)
+
+
+@pytest.fixture
+def narrow_engine() -> Engine:
+    """What a card without bf16 has: fp16, here with weights that drive it out of its range."""
+    engine = make_engine(Options(model="nano", device="cpu", dtype="fp16"))
+    engine.models.dit.head.head.weight.mul_(1e6)
+    return engine
+
+
+def test_fp16_that_overflows_goes_on_in_fp32(tmp_path, source, narrow_engine, monkeypatch, caplog):
+    monkeypatch.setattr("src.engine.resolve_dtype", lambda name, device: DTYPES["fp16" if name == "auto" else name])
+    engine, messages = narrow_engine, []
+    wanted = options(source, tmp_path / "out.mp4", end="1")
+    with caplog.at_level(logging.WARNING):
+        upscale_file(wanted, lambda p: messages.append(p.message) if p.message else None, engine=engine)
+    assert "too large for fp16 after 0 frames; going on in fp32" in caplog.text
+    assert "going on in fp32" in messages[0]
+    assert engine.models.dtype == torch.float32, "later jobs of this engine need not find out again"
+    target = tmp_path / "wide.mp4"
+    upscale_file(wanted.replace(output=target, dtype="fp32"))
+    assert np.array_equal(frames_of(tmp_path / "out.mp4"), frames_of(target))
+    assert len(frames_of(target)) == 24
+
+
+def test_fp16_that_overflows_ends_where_it_was_asked_for(tmp_path, source, narrow_engine):
+    with pytest.raises(DeviceError, match="too large for fp16"):
+        upscale_file(options(source, tmp_path / "out.mp4", dtype="fp16"), engine=narrow_engine)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_bottom_of_the_ladder(tmp_path, source, engine, monkeypatch):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from src import chunks
-from src.errors import DeviceError
+from src.errors import RangeError
 from src.memory import Placement
 from src.models.dit_graph import velocity
 from src.models.manager import Models
@@ -154,10 +154,14 @@ class Pipeline(ABC):
         # Nor one for every tile: each graph would hold work space of its own, where memory is short.
         still = self.placement.weights == "resident" and self.placement.tile is None
         latents = start - velocity(models.dit, start, tokens, models.constants, plan, state, first, still)
+        return self._in_range(latents)
+
+    def _in_range(self, values: Tensor) -> Tensor:
+        """``values``, if fp16 could hold all that led to them. RangeError otherwise."""
         # Looking costs a wait for the device, so only where the range of numbers is small.
-        if models.dtype == torch.float16 and not bool(latents.isfinite().all()):
-            raise DeviceError("the numbers of the model do not fit into fp16 here; use --dtype bf16 or fp32")
-        return latents
+        if self.models.dtype == torch.float16 and not bool(values.isfinite().all()):
+            raise RangeError("the model's numbers are too large for fp16 here; use --dtype bf16 or fp32")
+        return values
 
     def starting_latents(self, state: StreamState, geometry: Geometry, noise: Tensor | None) -> Tensor:
         """The noise of the next chunk, of the whole frame: (1, 16, T, H/8, W/8).
@@ -211,7 +215,7 @@ class Pipeline(ABC):
         full = condition
         if shown < frames:  # the clip ends inside a latent frame: decode all of it, show what was asked for
             full = torch.cat([condition, condition[-1:].expand(frames - shown, -1, -1, -1)])
-        return self.decode(latents, full, state.decoder)[:shown]
+        return self._in_range(self.decode(latents, full, state.decoder)[:shown])
 
     @torch.no_grad()
     def _finish(self, frames: Tensor, lq: Tensor, geometry: Geometry) -> Tensor:
