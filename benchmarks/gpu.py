@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from benchmarks.random_models import random_models
 from src.config import Options
-from src.device import DTYPES
+from src.device import DTYPES, resolve_device
 from src.engine import PIPELINES
 from src.models.manager import Models
 from src.ops.attention import with_observer
@@ -189,7 +189,7 @@ def main() -> None:
     parser.add_argument("--precision", default="full", choices=["full", "fp8"])
     parser.add_argument("--device", default="cuda")
     arguments = parser.parse_args()
-    device = torch.device(arguments.device)
+    device = resolve_device(arguments.device)
     models: dict[str, Models] = {}
     rows = []
     began = time.perf_counter()

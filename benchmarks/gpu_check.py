@@ -29,7 +29,7 @@ from src.pipelines.stream import Pipeline
 
 # Heads as wide as the release's, so that its kernels run; everything else small.
 CONFIG = ModelConfig(
-    dit=DiTConfig(dim=256, ffn_dim=512, freq_dim=64, text_dim=64, num_heads=2, num_layers=3),
+    dit=DiTConfig(dim=256, ffn_dim=512, freq_dim=64, text_dim=64, num_heads=2, num_layers=5),
     projector=ProjectorConfig(hidden_dims=(64, 128), out_dim=256),
     tcdecoder=TCDecoderConfig(channels=(128, 64, 64, 64)),
     vae=VAEConfig(dim=32),
@@ -139,11 +139,12 @@ def same_picture(arguments: argparse.Namespace) -> str | None:
 
 
 def placements(arguments: argparse.Namespace) -> str | None:
-    """Tiles that wait in main memory and weights that are streamed change no bit."""
+    """KV caches that wait in main memory and weights that are streamed change no bit."""
     for mode in ("tiny", "full"):
         pipe = pipeline(mode)
         tiles = Placement(tile=256, overlap=64, decoder_tile=256 if mode == "full" else None)
-        pairs = [(Placement(), Placement(weights=weights)) for weights in ("unload", "blocks")]
+        moved_weights = [Placement(weights=weights) for weights in ("unload", "blocks")]
+        pairs = [(Placement(), moved) for moved in (*moved_weights, Placement(park=True))]
         pairs.append((tiles, replace(tiles, park=True, weights="blocks")))
         for plain, moved in pairs:
             out = []

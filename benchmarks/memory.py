@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -40,9 +41,10 @@ from src.state import tensors_of
 
 ROOT = Path(__file__).parent.parent
 SCALE = 4
-FRAMES = 45  # the first chunk and three later ones
+FRAMES = 61  # the first chunk and five later ones
 SIZES = ["1280x720", "1920x1080"]
-PLACEMENTS = [Placement(), Placement(tile=768, park=True, decoder_tile=512, latents_at_once=1, weights="blocks")]
+SMALL = Placement(park=True, decoder_tile=1024, latents_at_once=1)
+PLACEMENTS = [Placement(), SMALL, replace(SMALL, tile=768, decoder_tile=512, weights="blocks")]
 
 
 def frames(count: int, geometry: Geometry) -> Iterator[np.ndarray]:
@@ -52,17 +54,17 @@ def frames(count: int, geometry: Geometry) -> Iterator[np.ndarray]:
         yield np.ascontiguousarray(base[index % geometry.height :][: geometry.height])
 
 
-def run(pipeline: Pipeline, geometry: Geometry, count: int, state: Any = None) -> float:
-    """Run a stream; frames per second after the first chunk."""
+def run(pipeline: Pipeline, geometry: Geometry, count: int, state: Any = None, warm: int = 29) -> float:
+    """Run a stream; frames per second after ``warm`` frames, the chunks in which libraries choose kernels."""
     shown, began = 0, 0.0
     source = frames(count, geometry)
     stream = pipeline.stream(source, geometry.height, geometry.width, geometry=geometry, state=state)
     for part in stream:
         to_uint8(part).cpu()
         shown += part.shape[0]
-        if shown == 21:
+        if shown == warm:
             began = time.perf_counter()
-    return (count - 21) / (time.perf_counter() - began)
+    return (count - warm) / (time.perf_counter() - began)
 
 
 def size_of(text: str) -> Geometry:
@@ -76,6 +78,8 @@ class Meter:
     def __init__(self, pipeline: Pipeline, mode: str) -> None:
         self.device = pipeline.models.device
         self.extra: dict[str, int] = {}
+        self.later: dict[str, int] = {}  # without the first call, in which decoders take their state
+        self.before: dict[str, int] = {}
         self.before_dit = 0
         self.peak = 0
         models = pipeline.models
@@ -97,7 +101,10 @@ class Meter:
                 self.before_dit = before
             result = call(*args, **settings)
             extra = torch.cuda.max_memory_allocated(self.device) - before
+            if factor in self.extra:
+                self.later[factor] = max(self.later.get(factor, 0), extra)
             self.extra[factor] = max(self.extra.get(factor, 0), extra)
+            self.before[factor] = max(self.before.get(factor, 0), before)
             return result
 
         setattr(owner, name, measured)
@@ -127,11 +134,16 @@ def measure_cuda(models: Models, mode: str, size: str, placement: Placement, opt
         meter.stop()
         pipeline.residency.set("resident")
     size_by_name = units(job, placement)
-    extra = dict(meter.extra)
+    extra = meter.extra | {name: meter.later[name] for name in ("tcdecoder", "vae") if name in meter.later}
+    # What the model counts apart from the factors, where it comes and goes inside a stage.
+    if placement.weights == "blocks":
+        extra["dit"] -= int(size_by_name["dit_weights"])
+    if placement.park:
+        extra["tcdecoder" if mode == "tiny" else "vae"] -= int(decoder_state(job, size_by_name))
     held = sum(tensor.nbytes for tensor in tensors_of([state.caches]) if tensor.is_cuda)
     factors = {name: round(extra[name] / size_by_name[name], 2) for name in extra if name in size_by_name}
     factors["lq"] = round((meter.before_dit - idle) / size_by_name["lq"], 2)
-    if placement.tile is None:
+    if not placement.park:
         per_slot = kv_bytes(job, geometry.padded_height, geometry.padded_width) / (job.kv_len + job.factors.kv_slots)
         factors["kv_slots"] = round(held / per_slot - job.kv_len, 2)
     if mode == "full":
@@ -149,7 +161,17 @@ def measure_cuda(models: Models, mode: str, size: str, placement: Placement, opt
         "weights_gib": round(idle / GIB, 2),
         "weights_model_gib": round(sum(weight_bytes(job.config, mode, job.element).values()) / GIB, 2),
         "factors": factors,
+        # GiB: before, and on top of that in the worst call of all, and of all but the first
+        "stages": {
+            name: [round(part.get(name, 0) / GIB, 2) for part in (meter.before, meter.extra, meter.later)]
+            for name in meter.extra
+        },
     }
+
+
+def decoder_state(job: Job, size: dict[str, float]) -> float:
+    """Bytes of the decoder's states on the device, as the model has them."""
+    return size["decoder_state"] + job.factors.vae_state * size["vae_state"]
 
 
 def fit_cuda(options: Options, device: torch.device, sizes: list[str]) -> dict[str, Any]:
@@ -193,21 +215,21 @@ def within_limit(text: str, options: Options, device: torch.device, limited_only
             fitting = fit(own, geometry, models.config, device, models.dtype)
         except FlashVSRError as error:
             row["failed"] = str(error)[:300]
-        steps = 0
+        steps_down: list[str] = []
         while fitting is not None:  # as a job does: on an out-of-memory error one step down the ladder
             whole.residency.set(fitting.placement.weights)
             free_memory(device)
             torch.cuda.reset_peak_memory_stats(device)
+            row |= {"plan": fitting.text(), "predicted_gib": round(fitting.need.device / GIB, 2)}
             try:
-                fps = round(run(whole.placed(fitting.placement), geometry, FRAMES), 2)
-            except torch.OutOfMemoryError as error:
-                failure, lower = str(error)[:300], fitting.lower()
-            else:
-                row |= {"plan": fitting.text(), "steps_down": steps, "fps": fps}
+                row["fps"] = round(run(whole.placed(fitting.placement), geometry, FRAMES), 2)
                 break
-            steps, fitting = steps + 1, lower
-            if fitting is None:
-                row["failed"] = failure
+            except torch.OutOfMemoryError as error:
+                steps_down.append(f"{fitting.placement.text()}: {str(error)[:300]}")
+            fitting = fitting.lower()
+        else:
+            row.setdefault("failed", "the bottom of the ladder")
+        row["steps_down"] = steps_down
         row["peak_gib"] = round(torch.cuda.max_memory_allocated(device) / GIB, 2)
         row["reserved_gib"] = round(torch.cuda.max_memory_reserved(device) / GIB, 2)
         rows.append(row)
@@ -240,7 +262,7 @@ def cpu_child(index: int) -> None:
     engine = make_engine(options)
     models = engine.models
     job: Job = fit(options, geometry, models.config, models.device, models.dtype).job
-    fps = run(engine.pipeline.placed(placement, "wavelet"), geometry, 29)
+    fps = run(engine.pipeline.placed(placement, "wavelet"), geometry, 29, warm=21)
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

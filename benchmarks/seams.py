@@ -22,7 +22,7 @@ import torch
 from src.config import Options
 from src.engine import Engine, make_engine
 from src.jobs import upscale
-from src.memory import wished
+from src.ladder import wished
 from src.pipelines.tiles import tiles_of
 from src.plan import geometry_of
 from src.video import open_source

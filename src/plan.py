@@ -14,7 +14,8 @@ from src.config import ModelConfig, Options, parse_resolution
 from src.device import limit_memory, main_memory, memory_budget, resolve_device, resolve_dtype
 from src.engine import PIPELINES, Engine
 from src.errors import InputError
-from src.memory import GIB, Estimate, Job, Placement, choose, next_lower, tile_sizes, wished
+from src.ladder import choose, next_lower, wished
+from src.memory import GIB, Estimate, Job, Placement, estimate, tile_sizes
 from src.models.manager import ModelManager
 from src.ops.resolve import why_no_triton
 from src.pipelines.geometry import Geometry
@@ -46,8 +47,6 @@ class Fitting:
         placement = next_lower(self.job, self.placement, self.wish, self.fixed, self.ram)
         if placement is None:
             return None
-        from src.memory import estimate
-
         return dataclasses.replace(self, placement=placement, need=estimate(self.job, placement))
 
     def text(self) -> str:

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from src.parking import Parking
+
 WINDOW_LENGTH = 128
 
 
@@ -161,14 +163,14 @@ class StreamState:
     """All memory of one stream. Make one with the pipeline's ``new_state``; drop it at the end."""
 
     projector: ConvState
-    caches: Sequence[KVCache | KVPoolView]  # one per DiT block
+    caches: Sequence[KVCache | KVPoolView] | Parking[KVCache | KVPoolView]  # one per DiT block
     decoder: Any  # ConvState of the TCDecoder or the VAE's own state
     graph: Any = None  # the DiT's captured step for this stream's memory, where that pays
     chunk: int = 0  # number of the next chunk
     # Latent frames of the clip before the stream's first one: a stream that starts in the middle of a clip keeps the
     # clip's own positions and noise.
     origin: int = 0
-    tiles: Any = None  # Parking of one StreamState per tile; None: the frame is not cut
+    tiles: list[StreamState] | None = None  # None: the frame is not cut
 
 
 def tensors_of(value: Any) -> list[Tensor]:

@@ -104,15 +104,16 @@ def plan_strided(height: int, width: int, size: tuple[int, int], stride: tuple[i
 
 
 def plan_context(height: int, width: int, size: int, context: int) -> list[tuple[Tile, Tile]]:
-    """(inner, outer) tiles: the inner ones are ``size`` wide and cover a picture once; the outer ones add ``context``
-    on every side, as far as the picture goes. For work whose result at a place depends on no more than that around it.
+    """(inner, outer) tiles: the inner ones, at most ``size`` wide and about equal, cover a picture once; the outer ones
+    add ``context`` on every side, as far as the picture goes. For work whose result at a place depends on no more
+    than that around it.
     """
 
     def spans(length: int) -> list[tuple[int, int, int, int]]:
-        starts = tile_starts(length, size, size)
+        even = -(-length // len(tile_starts(length, size, size)))
         return [
-            (start, min(start + size, length), max(0, start - context), min(start + size + context, length))
-            for start in starts
+            (start, min(start + even, length), max(0, start - context), min(start + even + context, length))
+            for start in tile_starts(length, even, even)
         ]
 
     return [

@@ -10,8 +10,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FLOORS = [
     {"errors", "config", "releases", "state", "chunks", "tiling", "schedulers", "ops", "video"}
-    | {"hub", "download", "checksum", "device", "overlap", "tensor_files", "memory", "parking", "scenes", "journal"}
-    | {"sinks", "reports"},
+    | {"hub", "download", "checksum", "device", "overlap", "tensor_files", "memory", "ladder", "parking", "scenes"}
+    | {"journal", "sinks", "reports"},
     {"toolbox"},
     {"models"},
     {"pipelines"},

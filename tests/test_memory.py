@@ -8,7 +8,8 @@ import torch
 from src.config import NANO_CONFIG, ModelConfig
 from src.device import is_out_of_memory, limit_memory, memory_budget
 from src.errors import DeviceError, InputError
-from src.memory import FACTORS, GIB, Job, Placement, choose, estimate, ladder, next_lower, weight_bytes, wished
+from src.ladder import choose, ladder, next_lower, wished
+from src.memory import FACTORS, GIB, Job, Placement, estimate, weight_bytes
 from src.models.dit import DiT
 from src.models.lq_projector import LQProjector
 from src.models.tcdecoder import TCDecoder
@@ -102,7 +103,7 @@ def test_wishes_are_kept_on_every_rung():
 
 
 def test_too_little_for_anything():
-    with pytest.raises(DeviceError, match=r"1920x1080 does not fit: the least is \d.*there are 0.5 GiB"):
+    with pytest.raises(DeviceError, match=r"1920x1080 does not fit: it would need \d.*there are 0.5 GiB"):
         choose(job(1920, 1080), Placement(), FREE, GIB // 2, PLENTY)
     with pytest.raises(DeviceError, match="main memory"):
         choose(job(3840, 2160), Placement(), FREE, 8 * GIB, GIB)

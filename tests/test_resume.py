@@ -319,6 +319,6 @@ def test_the_bottom_of_the_ladder(tmp_path, source, engine, monkeypatch):
     with pytest.raises(DeviceError, match=r"out of memory at 96x64 with .*expected .* GiB"):
         upscale_file(options(source, tmp_path / "out.mp4"), engine=engine)
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(DeviceError, match=r"does not fit: the least is"):
+    with pytest.raises(DeviceError, match=r"does not fit: it would need"):
         upscale_file(options(source, tmp_path / "out.mp4", vram=0.1), engine=engine)
     assert LEAST_TILE >= 256

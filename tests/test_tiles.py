@@ -1,4 +1,4 @@
-"""Tiles, parking and streamed weights: what they must not change, and what the decoder's context is good for."""
+"""Tiles: what they must not change, and what the decoder's context is good for."""
 
 from fractions import Fraction
 
@@ -10,10 +10,8 @@ from src.engine import make_engine
 from src.jobs import upscale
 from src.memory import CONTEXT, Placement
 from src.ops.attention import Attention
-from src.parking import Parking, swap_tensors
 from src.pipelines.geometry import Geometry
 from src.pipelines.tiles import tiles_of
-from src.state import StreamState, tensors_of
 from tests.tiny_models import clip, run, tiny_models, tiny_pipeline
 
 MODES = ["tiny", "tiny-long", "full"]
@@ -64,16 +62,6 @@ def test_tiled_sizes(height, width):
     pipeline = tiny_pipeline("tiny").placed(Placement(tile=256, overlap=64, decoder_tile=256))
     out = run(pipeline, clip(2, height, width), 2)
     assert out.shape == (2, 3, 2 * height, 2 * width)
-
-
-def test_parking_and_streamed_weights_change_no_bit():
-    pipeline, frames = tiny_pipeline("tiny"), clip(40, 8, 300)
-    plain = run(pipeline.placed(TILED), frames, 1)
-    for weights in ("resident", "unload", "blocks"):
-        placed = pipeline.placed(Placement(tile=256, overlap=64, park=True, weights=weights))
-        placed.residency.set(weights)
-        assert torch.equal(run(placed, frames, 1), plain), weights
-    pipeline.residency.set("resident")
 
 
 def test_tiles_start_from_the_same_noise():
@@ -128,22 +116,6 @@ def test_fp16_overflow_is_an_error(monkeypatch):
     monkeypatch.setattr(type(pipeline.models.dit), "step", lambda self, latents, *rest: latents * torch.inf)
     with pytest.raises(DeviceError, match="too large for fp16"):
         run(pipeline, clip(1, 8, 8), 1)
-
-
-def test_parking_moves_every_tensor_and_shares_what_is_shared():
-    state = tiny_pipeline("tiny").new_state()
-    shared = torch.ones(3)
-    state.projector.tails["a"] = shared
-    state.decoder.tails["b"] = shared
-    swap_tensors(state, lambda tensor: tensor + 1)
-    assert state.projector.tails["a"] is state.decoder.tails["b"]
-    assert torch.equal(state.projector.tails["a"], torch.full((3,), 2.0))
-    parking = Parking([state], torch.device("cpu"), park=True)
-    for _ in range(2):
-        with parking.visit(0) as visited:
-            assert visited is state
-            assert isinstance(visited, StreamState)
-    assert len(tensors_of(state)) >= 1
 
 
 def test_a_flat_picture_has_no_seams():

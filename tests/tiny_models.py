@@ -41,8 +41,10 @@ def randomise(module: nn.Module) -> nn.Module:
     return module.eval().requires_grad_(False)
 
 
-def tiny_models(mode: str = "tiny", kind: str = "causal", dtype: torch.dtype = torch.float32) -> Models:
-    config = replace(CONFIG, projector=replace(CONFIG.projector, kind=kind))
+def tiny_models(
+    mode: str = "tiny", kind: str = "causal", dtype: torch.dtype = torch.float32, config: ModelConfig = CONFIG
+) -> Models:
+    config = replace(config, projector=replace(config.projector, kind=kind))
     dit = randomise(DiT(config.dit))
     decoder = randomise(WanVAE(config.vae, encoder=False) if mode == "full" else TCDecoder(config.tcdecoder))
     constants = dit.constants(torch.randn(1, 5, 16, generator=torch.Generator().manual_seed(3)))
@@ -51,7 +53,8 @@ def tiny_models(mode: str = "tiny", kind: str = "causal", dtype: torch.dtype = t
 
 def tiny_pipeline(mode: str = "tiny", kind: str = "causal", **settings: Any) -> Pipeline:
     attention = settings.pop("attention", ATTENTION)
-    return PIPELINES[mode](tiny_models(mode, kind), attention, **settings)
+    models = tiny_models(mode, kind, config=settings.pop("config", CONFIG))
+    return PIPELINES[mode](models, attention, **settings)
 
 
 def clip(frames: int, height: int = 32, width: int = 32, seed: int = 0) -> list:

@@ -23,6 +23,7 @@ from src.models.layers import RMSNorm
 from src.ops.fp8 import FP8Linear, convert
 from src.ops.fused import Ops
 from src.ops.plan import AttentionPlan, QKNorm
+from src.parking import Parking, at_hand
 from src.state import KVCache, KVPoolView
 
 FFN_HIDDEN_NUMBERS = 1 << 27  # numbers of the FFN's hidden layer held at once on a GPU: 256 MiB in bf16
@@ -209,7 +210,7 @@ class DiT(nn.Module):
         lq_tokens: Tensor | None,
         constants: DiTConstants,
         plan: AttentionPlan,
-        caches: Sequence[Cache],
+        caches: Sequence[Cache] | Parking[Cache],
         first_latent: int,
     ) -> Tensor:
         """Velocity of one chunk.
@@ -222,14 +223,21 @@ class DiT(nn.Module):
         return self.step(latents, lq_tokens, rope, constants, plan, caches)
 
     def begin(
-        self, latents: Tensor, plan: AttentionPlan, caches: Sequence[Cache], first_latent: int
+        self, latents: Tensor, plan: AttentionPlan, caches: Sequence[Cache] | Parking[Cache], first_latent: int
     ) -> tuple[Tensor, Tensor]:
         """What a chunk needs of the host: room in the caches, and the rotations of its positions (cos, sin)."""
         frames, rows, columns = latents.shape[2], latents.shape[3] // 2, latents.shape[4] // 2
         if frames % WINDOW_FRAMES or rows % WINDOW_TOKENS or columns % WINDOW_TOKENS:
             raise ValueError(f"{frames}x{rows}x{columns} tokens are no whole number of (2, 8, 8) windows")
         like = latents.new_empty(0, self.config.dim)
-        plan.begin(caches, frames * rows * columns, self.config.num_heads, like)
+        if len(caches) != len(self.blocks):
+            raise ValueError(f"{len(caches)} caches for {len(self.blocks)} blocks")
+        plan.begin(
+            caches.states if isinstance(caches, Parking) else caches,
+            frames * rows * columns,
+            self.config.num_heads,
+            like,
+        )
         return rope_table(self.config.head_dim, first_latent, frames, rows, columns, latents.device)
 
     def step(
@@ -239,7 +247,7 @@ class DiT(nn.Module):
         rope: tuple[Tensor, Tensor],
         constants: DiTConstants,
         plan: AttentionPlan,
-        caches: Sequence[Cache],
+        caches: Sequence[Cache] | Parking[Cache],
     ) -> Tensor:
         """The chunk's computation after ``begin``; with the Triton kernels nothing in it touches the host."""
         x = self.patch_embedding(latents)
@@ -251,8 +259,9 @@ class DiT(nn.Module):
         shift, scale = constants.entry(0)
         x = x.contiguous()  # a single window comes as a view of what the convolution left, in its order
         x, y = plan.ops.residual_norm(x, None, None, scale, shift, self.config.eps)
-        for index, (block, cache) in enumerate(zip(self.blocks, caches, strict=True)):
-            x, y = block(x, y, constants, index, rope, plan, cache)
+        for index, block in enumerate(self.blocks):
+            with at_hand(caches, index) as cache:
+                x, y = block(x, y, constants, index, rope, plan, cache)
         return self._unpatchify(self.head(y), frames, rows, columns)
 
     def _unpatchify(self, x: Tensor, frames: int, rows: int, columns: int) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from src.models.dit import Cache, DiT, DiTConstants
 from src.ops.plan import AttentionPlan
+from src.parking import Parking
 from src.state import KVPool, KVPoolView, StreamState
 
 log = logging.getLogger(__name__)
@@ -90,8 +91,8 @@ def _record(
     return state.graph
 
 
-def _pool(caches: Sequence[Cache]) -> KVPool:
-    view = caches[0]
+def _pool(caches: Sequence[Cache] | Parking[Cache]) -> KVPool:
+    view = None if isinstance(caches, Parking) else caches[0]
     if not isinstance(view, KVPoolView):
         raise TypeError(f"a graph needs a KV pool, not a {type(view).__name__}")
     return view.pool

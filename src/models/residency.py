@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from src.parking import host_room
+
 log = logging.getLogger(__name__)
 
 PLACES = ("resident", "unload", "blocks")
@@ -72,20 +74,22 @@ class Residency:
     def _take_off(self, module: nn.Module) -> None:
         """Leave the only copy of a module's weights in main memory, page-locked for CUDA."""
         for parameter in module.parameters():
-            host = torch.empty_like(parameter, device="cpu", pin_memory=self.device.type == "cuda")
+            host = host_room(parameter.data)
             host.copy_(parameter.data)
             self._host[parameter] = parameter.data = host
 
 
 class _Streamer:
-    """Hooks of the blocks that fetch a block's weights just before it runs, and the next block's meanwhile."""
+    """Hooks of the blocks that fetch a block's weights just before it runs, and the next block's meanwhile.
+
+    Room is taken on the main stream and reused in the order of its work, so the device never holds more than two blocks
+    and the host waits for nothing; the side stream only copies.
+    """
 
     def __init__(self, blocks: list[nn.Module], host: dict[nn.Parameter, Tensor], device: torch.device) -> None:
         self.blocks, self.host, self.device = blocks, host, device
-        cuda = device.type == "cuda"
-        self.side = torch.cuda.Stream(device) if cuda else None
+        self.side = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.fetched: dict[int, list[Tensor]] = {}
-        self.done: dict[int, torch.cuda.Event] = {}
         self.hooks: list[RemovableHandle] = []
         for index, block in enumerate(blocks):
             self.hooks.append(block.register_forward_pre_hook(lambda *_, i=index: self._enter(i)))
@@ -93,34 +97,34 @@ class _Streamer:
 
     def _enter(self, index: int) -> None:
         self._fetch(index)
-        if self.side is not None:
-            torch.cuda.current_stream(self.device).wait_stream(self.side)
+        self._arrived()
         for parameter, there in zip(self.blocks[index].parameters(), self.fetched[index], strict=True):
             parameter.data = there
         if len(self.blocks) > 1:
-            # The host may be far ahead of the device: without waiting, it would have all blocks there at once.
-            event = self.done.pop((index - 2) % len(self.blocks), None)
-            if event is not None:
-                event.synchronize()
             self._fetch((index + 1) % len(self.blocks))
 
     def _leave(self, index: int) -> None:
-        if self.side is not None:
-            self.done[index] = torch.cuda.current_stream(self.device).record_event()
+        self._arrived()  # also when the block failed: the copies have ended before their memory is anyone else's
         for parameter in self.blocks[index].parameters():
             parameter.data = self.host[parameter]
         self.fetched.pop(index, None)
+
+    def _arrived(self) -> None:
+        """The main stream's further work waits for what has been fetched."""
+        if self.side is not None:
+            torch.cuda.current_stream(self.device).wait_stream(self.side)
 
     def _fetch(self, index: int) -> None:
         if index in self.fetched:
             return
         hosts = [self.host[parameter] for parameter in self.blocks[index].parameters()]
+        there = [torch.empty_like(host, device=self.device) for host in hosts]
         if self.side is None:
-            self.fetched[index] = [host.to(self.device, copy=True) for host in hosts]
-            return
-        main = torch.cuda.current_stream(self.device)
-        with torch.cuda.stream(self.side):
-            there = [host.to(self.device, non_blocking=True) for host in hosts]
-        for tensor in there:
-            tensor.record_stream(main)  # made on the side stream, used on the main one
+            for room, host in zip(there, hosts, strict=True):
+                room.copy_(host)
+        else:
+            self.side.wait_stream(torch.cuda.current_stream(self.device))  # whose work may still use that memory
+            with torch.cuda.stream(self.side):
+                for room, host in zip(there, hosts, strict=True):
+                    room.copy_(host, non_blocking=True)
         self.fetched[index] = there

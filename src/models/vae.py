@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from typing import cast
 
 import torch
@@ -28,6 +29,7 @@ from src.models.vae_blocks import (
     norm_and_conv,
 )
 from src.ops.convs import ConvOps
+from src.parking import Parking
 from src.state import ConvState
 from src.tiling import Tile, blend, plan_strided
 
@@ -73,6 +75,7 @@ class VAEState:
     tiling: VAETiling | None = None
     tiles: list[Tile] = field(default_factory=list)
     streams: list[ConvState] = field(default_factory=list)
+    parked: Parking[ConvState] | None = None  # of ``streams``, for tiles
 
     def begin(self, height: int, width: int) -> None:
         """Lay out the tiles for latents of height x width; later calls only check the size."""
@@ -233,19 +236,19 @@ class WanVAE(nn.Module):
         if z.ndim != 5 or z.shape[:2] != (1, self.config.z_dim) or 0 in z.shape:
             raise InputError(f"latents of shape {tuple(z.shape)} are not (1, {self.config.z_dim}, T, h, w)")
         state.begin(z.shape[3], z.shape[4])
-        mean, std = self._statistics(z.device)
+        mean, std = statistics(self.config.z_dim, z.device)
         x = (z.float() * std + mean).to(self.conv2.weight.dtype)
         if state.tiling is None:
             return self._decode_part(x, state.streams[0])
-        park = state.tiling.park
+        # One state at a time, none ahead of its turn: they are large, and small tiles are chosen where memory is short.
+        states = state.parked or Parking(state.streams, x.device, state.tiling.park, ahead=False)
+        state.parked = states
 
         def pieces() -> Iterator[Tensor]:
             # Tiles outside, time inside: a parked memory travels once per call.
-            for tile, stream in zip(state.tiles, state.streams, strict=True):
-                stream.tails = {name: tail.to(x.device) for name, tail in stream.tails.items()}
-                part = self._decode_part(tile.crop(x), stream)
-                if park:
-                    stream.tails = {name: tail.cpu() for name, tail in stream.tails.items()}
+            for index, tile in enumerate(state.tiles):
+                with states.visit(index) as stream:
+                    part = self._decode_part(tile.crop(x), stream)
                 yield part
 
         return blend([tile.scaled(PIXELS) for tile in state.tiles], pieces())
@@ -270,7 +273,7 @@ class WanVAE(nn.Module):
         tiles.begin(height // PIXELS, width // PIXELS)
         x = video.to(self.conv2.weight.dtype)
         pieces = (self._encode_clip(tile.scaled(PIXELS).crop(x)) for tile in tiles.tiles)
-        mean, std = self._statistics(video.device)
+        mean, std = statistics(self.config.z_dim, video.device)
         return (blend(tiles.tiles, pieces) - mean) / std
 
     def _decode_part(self, x: Tensor, stream: ConvState) -> Tensor:
@@ -288,8 +291,10 @@ class WanVAE(nn.Module):
         latents = [self.encoder(video[:, :, a:b], state) for a, b in zip(starts, ends, strict=True)]
         return self.conv1(torch.cat(latents, dim=2))[:, : self.config.z_dim]
 
-    def _statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Mean and std of the latents, each (1, 16, 1, 1, 1) float32."""
-        shape = (1, self.config.z_dim, 1, 1, 1)
-        mean = torch.tensor(LATENT_MEAN[: self.config.z_dim], device=device).view(shape)
-        return mean, torch.tensor(LATENT_STD[: self.config.z_dim], device=device).view(shape)
+
+@cache
+def statistics(z_dim: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and std of the latents, each (1, 16, 1, 1, 1) float32; made once, since a copy to a card waits for it."""
+    shape = (1, z_dim, 1, 1, 1)
+    mean, std = (torch.tensor(values[:z_dim], device=device).view(shape) for values in (LATENT_MEAN, LATENT_STD))
+    return mean, std

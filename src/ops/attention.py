@@ -37,11 +37,16 @@ class Attention(AttentionSettings):
         return TorchPlan(self, windows, local_mask(rows, columns, self.local_range, device), pairs)
 
     def new_caches(
-        self, layers: int, first_window_frames: int, later_window_frames: int
+        self, layers: int, first_window_frames: int, later_window_frames: int, together: bool = True
     ) -> Sequence[KVCache | KVPoolView]:
-        """The memory of a stream, one per DiT block; chunks bring so many window-frames."""
+        """The memory of a stream, one per DiT block; chunks bring so many window-frames.
+
+        ``together``: in one allocation where there are kernels for it; otherwise each can be moved by itself.
+        """
         if self.kernels:
-            return KVPool(layers, self.kv_len, first_window_frames, later_window_frames).views()
+            pools, own = (1, layers) if together else (layers, 1)
+            made = [KVPool(own, self.kv_len, first_window_frames, later_window_frames) for _ in range(pools)]
+            return [view for pool in made for view in pool.views()]
         return [KVCache(self.kv_len, first_window_frames, later_window_frames) for _ in range(layers)]
 
 

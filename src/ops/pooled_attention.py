@@ -19,7 +19,7 @@ from src.ops.triton_attention import attend_lists, launch_config, longest_first
 from src.ops.triton_norms import rstd
 from src.ops.triton_qkv import rotate_quantise, store_values
 from src.ops.triton_select import Locality, select_lists
-from src.state import WINDOW_LENGTH, KVPoolView, PoolTensors
+from src.state import WINDOW_LENGTH, KVPool, KVPoolView, PoolTensors
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,11 @@ class PooledPlan(AttentionPlan):
     pairs: int | None
 
     def begin(self, caches: Sequence[object], tokens: int, heads: int, like: Tensor) -> None:
-        pool = _view(caches[0]).pool
+        if len(caches) == len(_view(caches[0]).pool.orders):
+            self._begin(_view(caches[0]).pool, tokens, heads, like)
+        # Else pools of one layer each, whose memory may be anywhere now: each begins when its layer comes.
+
+    def _begin(self, pool: KVPool, tokens: int, heads: int, like: Tensor) -> None:
         per_frame = self.rows * self.columns * WINDOW_LENGTH
         int8 = self.attention.kind == "sage"
         pool.begin(tokens // per_frame, heads, per_frame, like.shape[1] // heads, self.attention.block_k, int8, like)
@@ -44,6 +48,8 @@ class PooledPlan(AttentionPlan):
         width, tokens = 2 * rope[0].shape[1], self.rows * self.columns * WINDOW_LENGTH
         heads, window_frames = q.shape[1] // width, q.shape[0] // tokens
         block, int8 = self.attention.block_k, self.attention.kind == "sage"
+        if pool.layers_done == len(pool.orders):
+            self._begin(pool, q.shape[0], heads, q)
         tensors = pool.tensors()
         slots = tensors.table[layer]
         new = slots[-window_frames:]

@@ -24,6 +24,7 @@ from src.models.manager import Models
 from src.models.residency import Residency
 from src.ops.attention import Attention
 from src.ops.plan import AttentionPlan
+from src.parking import Parking
 from src.pipelines.geometry import Geometry, to_float, upscale_lq
 from src.pipelines.tiles import denoise_tiles, tiles_of
 from src.state import ConvState, StreamState
@@ -76,9 +77,11 @@ class Pipeline(ABC):
     def new_state(self) -> StreamState:
         """The memory of a stream that has not begun."""
         first, later = (n // chunks.WINDOW_FRAMES for n in (chunks.FIRST_LATENTS, chunks.NEXT_LATENTS))
+        layers, park = len(self.models.dit.blocks), self.placement.park
+        caches = self.attention.new_caches(layers, first, later, together=not park)
         return StreamState(
             projector=ConvState(),
-            caches=self.attention.new_caches(len(self.models.dit.blocks), first, later),
+            caches=Parking(caches, self.models.device, park) if park else caches,
             decoder=self.new_decoder_state(),
         )
 
@@ -148,11 +151,15 @@ class Pipeline(ABC):
     def clean(self, lq: Tensor, start: Tensor, state: StreamState, plan: AttentionPlan) -> Tensor:
         """Frames of a chunk and the latents it starts from, both of the whole frame or of one tile -> clean latents."""
         models, first = self.models, chunks.first_latent(state.chunk) + state.origin
-        tokens = models.projector(lq.to(models.dtype), state.projector)
+        # The first chunk in parts as large as the later ones, which is all the memory it then needs.
+        sizes = [lq.shape[0] % chunks.NEXT_FRAMES + chunks.NEXT_FRAMES] if state.chunk == 0 else []
+        sizes += [chunks.NEXT_FRAMES] * ((lq.shape[0] - sum(sizes)) // chunks.NEXT_FRAMES)
+        tokens = torch.cat([models.projector(part.to(models.dtype), state.projector) for part in lq.split(sizes)])
         # One Euler step of flow matching from sigma 1 to 0.
         # A recorded graph knows the places of all it reads: not for what wanders between the device and main memory.
         # Nor one for every tile: each graph would hold work space of its own, where memory is short.
-        still = self.placement.weights == "resident" and self.placement.tile is None
+        placement = self.placement
+        still = placement.weights == "resident" and placement.tile is None and not placement.park
         latents = start - velocity(models.dit, start, tokens, models.constants, plan, state, first, still)
         return self._in_range(latents)
 

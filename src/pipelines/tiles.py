@@ -16,7 +16,6 @@ from src.chunks import PIXELS_PER_LATENT, PIXELS_PER_TOKEN
 from src.memory import Placement
 from src.models.manager import Models
 from src.ops.attention import AttentionPlan
-from src.parking import Parking
 from src.pipelines.geometry import Geometry
 from src.state import StreamState
 from src.tiling import Tile, blend, plan_tiles
@@ -58,17 +57,15 @@ def denoise_tiles(
     ``plan``: attention for the size of a tile. The states of the tiles live in ``state.tiles``.
     """
     if state.tiles is None:
-        parts = [pipeline.new_state() for _ in tiles]
-        state.tiles = Parking(parts, pipeline.models.device, pipeline.placement.park)
+        state.tiles = [pipeline.new_state() for _ in tiles]
+    parts: list[StreamState] = state.tiles
     start = pipeline.starting_latents(state, geometry, noise)
 
     def pieces() -> Iterator[Tensor]:
-        for index, tile in enumerate(tiles):
-            with state.tiles.visit(index) as part:
-                part.chunk, part.origin = state.chunk, state.origin
-                own_lq = tile.scaled(PIXELS_PER_TOKEN).crop(lq)
-                own_start = tile.scaled(LATENTS_PER_TOKEN).crop(start).contiguous()
-                latents = pipeline.clean(own_lq, own_start, part, plan)
-            yield latents
+        for tile, part in zip(tiles, parts, strict=True):
+            part.chunk, part.origin = state.chunk, state.origin
+            own_lq = tile.scaled(PIXELS_PER_TOKEN).crop(lq)
+            own_start = tile.scaled(LATENTS_PER_TOKEN).crop(start).contiguous()
+            yield pipeline.clean(own_lq, own_start, part, plan)
 
     return blend([tile.scaled(LATENTS_PER_TOKEN) for tile in tiles], pieces()).to(start.dtype)
