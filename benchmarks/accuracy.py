@@ -14,7 +14,7 @@ import argparse
 import datetime
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -120,7 +120,7 @@ def main() -> None:
         "device": torch.cuda.get_device_name(),
     }
     grid = (height // 128, width // 128)
-    for kind in [*arguments.attention, "sage + fp8"]:
+    for kind in [*arguments.attention, "sage + int8 values", "sage + fp8"]:
         if kind.endswith("fp8"):  # last: it replaces the 16-bit weights
             low.dit.to_fp8()
         masks: list[Tensor] = []
@@ -129,7 +129,7 @@ def main() -> None:
         def keep(mask: Tensor, masks: list[Tensor] = masks) -> None:
             masks.append(mask.cpu())
 
-        attention = with_observer(attention, keep)
+        attention = replace(with_observer(attention, keep), int8_values=kind.endswith("int8 values"))
         layers = len(low.dit.blocks)
         ours = latents(low, attention.for_size(*grid, device), attention.new_caches(layers, 3, 1), noise, tokens)
         twin = Attention(attention.kind, attention.sparse_ratio, attention.local_range, attention.kv_len)

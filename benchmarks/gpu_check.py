@@ -146,6 +146,7 @@ def placements(arguments: argparse.Namespace) -> str | None:
         moved_weights = [Placement(weights=weights) for weights in ("unload", "blocks")]
         pairs = [(Placement(), moved) for moved in (*moved_weights, Placement(park=True))]
         pairs.append((tiles, replace(tiles, park=True, weights="blocks")))
+        pairs.append((Placement(int8_values=True), Placement(int8_values=True, park=True)))
         for plain, moved in pairs:
             out = []
             for placement in (plain, moved):

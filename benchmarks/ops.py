@@ -81,6 +81,10 @@ def attention(rows: int, columns: int, ratio: float) -> dict[str, float]:
         name = f"{'sage int8' if block == 64 else 'block bf16'}, {share:.1%} selected"
 
         result[name] = bench(attend_lists, *arguments, lists, counts, order, block, config)
+        if block == 64:
+            v8, v_scale = quantise_blocks(v, 1)
+            settings = (lists, counts, order, block, config, pool(v_scale), v.dtype)
+            result[f"{name}, int8 values"] = bench(attend_lists, *arguments[:4], pool(v8), *settings)
         result[f"{name}: TFLOP/s"] = flops / result[name] / 1e9
         result[f"{name}: twin"] = bench(sparse_attention, q, k, v, mask, block, repeats=3)
         result[f"selection, {block} tokens"] = bench(select_lists, q_means, means, slots, locality, pairs, False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from itertools import product
 from typing import Any
 
 from src.chunks import PIXELS_PER_TOKEN, WINDOW_PIXELS, pad_to_window
@@ -16,6 +17,7 @@ def ladder(job: Job, wish: Placement, fixed: frozenset[str]) -> Iterator[Placeme
 
     def rung(**changes: Any) -> Placement:
         free = {name: value for name, value in changes.items() if name not in fixed}
+        free["int8_values"] = free.get("int8_values", False) and job.quantises
         placement = dataclasses.replace(wish, **free)
         if placement.tile is not None and 2 * placement.overlap >= placement.tile and "overlap" not in fixed:
             placement = dataclasses.replace(placement, overlap=placement.tile // 4)
@@ -28,21 +30,21 @@ def ladder(job: Job, wish: Placement, fixed: frozenset[str]) -> Iterator[Placeme
     yield rung()
     yield rung(**single)
     yield rung(**single, weights="blocks")
-    yield rung(**parked)
+    for int8_values in (False, True):
+        yield rung(**parked, int8_values=int8_values)
     for decoder_tile in DECODER_TILES:
-        for weights in ("resident", "blocks"):
-            yield rung(**parked, decoder_tile=decoder_tile, weights=weights)
+        for weights, int8_values in product(("resident", "blocks"), (False, True)):
+            yield rung(**parked, decoder_tile=decoder_tile, weights=weights, int8_values=int8_values)
     least_tile = LEAST_TILE
     if "overlap" in fixed:
         least_tile = max(LEAST_TILE, pad_to_window(2 * wish.overlap + 1))
     largest = max(pad_to_window(job.out_height), pad_to_window(job.out_width))
     for tile in range(min(largest - WINDOW_PIXELS, 4096), least_tile - 1, -WINDOW_PIXELS):
-        for least in (single, small):
-            for weights in ("resident", "blocks"):
-                yield rung(**least, tile=tile, weights=weights)
+        for least, weights, int8_values in product((single, small), ("resident", "blocks"), (False, True)):
+            yield rung(**least, tile=tile, weights=weights, int8_values=int8_values)
     for decoder_tile in DECODER_TILES[1:]:
         for tile in (max(least_tile, 3 * WINDOW_PIXELS), least_tile):
-            yield rung(**single, decoder_tile=decoder_tile, tile=tile, park=True, weights="blocks")
+            yield rung(**single, decoder_tile=decoder_tile, tile=tile, park=True, weights="blocks", int8_values=True)
 
 
 def choose(job: Job, wish: Placement, fixed: frozenset[str], budget: int, ram: int) -> tuple[Placement, Estimate]:

@@ -28,7 +28,8 @@ class Placement:
 
     tile, overlap: of the DiT's tiles; None: the whole frame. park: the KV cache waits in main memory and comes to the
     device layer by layer, and so do the states of decoder tiles, one by one. weights: see ``Residency``.
-    decoder_tile: None: the whole frame. latents_at_once: None: the mode's own.
+    decoder_tile: None: the whole frame. latents_at_once: None: the mode's own. int8_values: the values of the KV cache
+    as 8-bit integers, beside the keys that are such already.
     """
 
     tile: int | None = None
@@ -37,6 +38,7 @@ class Placement:
     weights: str = "resident"
     decoder_tile: int | None = None
     latents_at_once: int | None = None
+    int8_values: bool = False
 
     def text(self) -> str:
         """In words, for a log line."""
@@ -45,6 +47,8 @@ class Placement:
             parts = [f"tiles of {self.tile} pixels overlapping by {self.overlap}"]
         if self.park:
             parts.append("KV cache in main memory")
+        if self.int8_values:
+            parts.append("values in INT8")
         if self.decoder_tile is not None:
             parts.append(f"decoded in tiles of {self.decoder_tile}")
         if self.latents_at_once is not None:
@@ -53,6 +57,9 @@ class Placement:
         if self.weights == "blocks":
             parts[-1] = "DiT weights streamed block by block"
         return ", ".join(parts)
+
+
+PLAIN = Placement()
 
 
 @dataclass(frozen=True)
@@ -124,6 +131,11 @@ class Job:
     kind: str
 
     @property
+    def quantises(self) -> bool:
+        """Whether the kernels with INT8 keys run, which can have INT8 values too."""
+        return self.pooled and self.key_element == 1
+
+    @property
     def factors(self) -> Factors:
         return FACTORS[self.kind]
 
@@ -153,15 +165,16 @@ def weight_bytes(config: ModelConfig, mode: str, element: int) -> dict[str, int]
     return {name: count * element for name, count in parts.items()}
 
 
-def kv_bytes(job: Job, height: int, width: int, park: bool = False) -> int:
+def kv_bytes(job: Job, height: int, width: int, placement: Placement = PLAIN) -> int:
     """Bytes of the KV caches of one stream of height x width pixels, all layers."""
     tokens, dim = 2 * height * width // PIXELS_PER_TOKEN**2, job.config.dit.dim
     # The kernels' pool has one slot more for all layers together, or each layer its own where it must travel alone; a
     # plain cache holds the chunk's own beside the rest.
-    together = job.pooled and not park
+    together = job.pooled and not placement.park
     slots = job.kv_len + job.factors.kv_slots if together else max(3, job.kv_len + 1)
     means = 4 * dim / 64 if job.pooled else 0  # of every key block of 64 tokens
-    return int(job.config.dit.num_layers * slots * tokens * (dim * (job.key_element + job.element) + means))
+    value = 1 + 4 / job.config.dit.head_dim if placement.int8_values else job.element  # a scale for every token
+    return int(job.config.dit.num_layers * slots * tokens * (dim * (job.key_element + value) + means))
 
 
 def parked_bytes(job: Job, placement: Placement) -> int:
@@ -169,7 +182,7 @@ def parked_bytes(job: Job, placement: Placement) -> int:
     if not placement.park:
         return 0
     height, width, count = tile_sizes(job, placement)
-    total = count * kv_bytes(job, height, width, park=True)
+    total = count * kv_bytes(job, height, width, placement)
     if placement.decoder_tile is None:
         return total
     return int(total + _decoder_pixels(job, placement)[2] * _state_per_pixel(job))
@@ -204,7 +217,7 @@ def units(job: Job, placement: Placement) -> dict[str, float]:
         "weights": sum(weights.values()),
         "dit_weights": blocks if placement.weights != "blocks" else 2 * blocks / depth,
         "blocks_decoding": {"resident": blocks, "unload": 0.0, "blocks": blocks / depth}[placement.weights],
-        "states": kv_bytes(job, height, width, placement.park) * share,
+        "states": kv_bytes(job, height, width, placement) * share,
         "tails": 2 * (3 * PIXELS_PER_TOKEN**2 + first + second) * tile * count * job.element,
         "lq": 25 * 3 * job.lq_element * frame,
         "dit": 6 * tile * dim * job.element,

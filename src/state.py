@@ -63,7 +63,8 @@ class PoolTensors:
 
     keys, values (slots, H, n * 128, d), keys int8 or floating; means (slots, H, r, d) float32, of the keys as they
     came; table (layers, window-frames) int32, the visible slots of the present chunk in time order. For int8 keys:
-    scales (slots, H, r) float32 and smooth (layers, H, d) float32, which is taken off every key of the stream.
+    scales (slots, H, r) float32 and smooth (layers, H, d) float32, which is taken off every key of the stream. For int8
+    values: value_scales (slots, H, n * 128) float32, one per token.
     """
 
     keys: Tensor
@@ -72,6 +73,7 @@ class PoolTensors:
     table: Tensor
     scales: Tensor | None
     smooth: Tensor | None
+    value_scales: Tensor | None = None
 
 
 class KVPool:
@@ -104,12 +106,21 @@ class KVPool:
         return self._tensors
 
     def begin(
-        self, window_frames: int, heads: int, tokens: int, width: int, block: int, int8: bool, like: Tensor
+        self,
+        window_frames: int,
+        heads: int,
+        tokens: int,
+        width: int,
+        block: int,
+        int8: bool,
+        like: Tensor,
+        int8_values: bool = False,
     ) -> None:
         """Lay out a chunk: a slot for every new window-frame of every layer.
 
         The first call takes the memory: window-frames of ``tokens`` tokens, heads of ``width``, key blocks of ``block``
-        tokens, in the dtype and on the device of ``like``. Raises RuntimeError if an earlier chunk stopped half-way.
+        tokens, on the device and in the dtype of ``like`` unless they are int8. Raises RuntimeError if an earlier chunk
+        stopped half-way.
         """
         if self.layers_done != len(self.orders):
             raise RuntimeError(
@@ -134,11 +145,12 @@ class KVPool:
         shape, blocks = (self.slots, heads, tokens, width), tokens // block
         self._tensors = PoolTensors(
             keys=like.new_empty(shape, dtype=torch.int8 if int8 else like.dtype),
-            values=like.new_empty(shape),
+            values=like.new_empty(shape, dtype=torch.int8 if int8_values else like.dtype),
             means=like.new_empty((self.slots, heads, blocks, width), dtype=torch.float32),
             table=table.to(like.device, non_blocking=like.device.type == "cuda"),
             scales=like.new_empty((self.slots, heads, blocks), dtype=torch.float32) if int8 else None,
             smooth=like.new_empty((len(self.orders), heads, width), dtype=torch.float32) if int8 else None,
+            value_scales=like.new_empty((self.slots, heads, tokens), dtype=torch.float32) if int8_values else None,
         )
 
 

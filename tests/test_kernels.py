@@ -124,8 +124,15 @@ def test_keys_and_values_go_where_the_table_says(block):
     restored = dequantise_blocks(expected, expected_scales) + smooth[:, None]
     assert relative(restored, twin) < 2e-2  # a third of a step of 1/127 of a block's largest number, 4 to 5 sigma
     values = torch.zeros(4, heads, tokens, width)
-    store_values(x, values, slots, block)
-    assert torch.equal(stored(values), x.reshape(-1, heads, width).transpose(0, 1))
+    store_values(x, values, None, slots, block)
+    expected = x.reshape(-1, heads, width).transpose(0, 1)
+    assert torch.equal(stored(values), expected)
+    values8, value_scales = values.to(torch.int8), torch.zeros(4, heads, tokens)
+    store_values(x, values8, value_scales, slots, block)
+    twin8, twin_scales = quantise_blocks(expected, 1)
+    assert torch.equal(stored(values8), twin8)
+    assert_close(stored(value_scales), twin_scales, 1e-7)
+    assert relative(dequantise_blocks(twin8, twin_scales), expected) < 1e-2
 
 
 @pytest.mark.parametrize("halves", [1, 2])
@@ -166,6 +173,10 @@ def test_attention_over_lists(q_blocks, k_blocks, width, block):
     restored = (dequantise_blocks(q8, q_scale), dequantise_blocks(k8, k_scale))
     twin = sparse_attention(*restored, v, mask, block).transpose(0, 1).flatten(1)
     assert_close(ours, twin, 2e-5)  # the same int8 numbers: only float32 rounding is left
+    v8, v_scale = quantise_blocks(v, 1)
+    settings = (lists, counts, order, block, CONFIG, v_scale, torch.float32)
+    twin = sparse_attention(*restored, dequantise_blocks(v8, v_scale), mask, block).transpose(0, 1).flatten(1)
+    assert_close(attend_lists(q8, scale, k8, k_scale, v8, *settings), twin, 2e-5)
 
 
 @pytest.mark.parametrize("channels", [3, 96])
@@ -239,13 +250,19 @@ def test_a_cache_of_another_backend_is_refused():
 # Only attention runs in kernels here: the interpreter takes a millisecond for every token of the others.
 
 
-@pytest.mark.parametrize(("kind", "tolerance"), [("block", 1e-5), ("sage", 1e-4)])
-def test_a_stream_with_kernels_equals_one_without(kind, tolerance):
+@pytest.mark.parametrize(("kind", "tolerance", "values"), [("block", 1e-5, False), ("sage", 2e-4, True)])
+def test_a_stream_with_kernels_equals_one_without(kind, tolerance, values):
     masks = {True: [], False: []}
     frames, out = clip(22, 32, 33), {}
     for kernels in (True, False):
         attention = Attention(
-            kind, sparse_ratio=0.02, local_range=3, kv_len=3, kernels=kernels, observe=masks[kernels].append
+            kind,
+            sparse_ratio=0.02,
+            local_range=3,
+            kv_len=3,
+            kernels=kernels,
+            int8_values=values,
+            observe=masks[kernels].append,
         )
         out[kernels] = run(tiny_pipeline(attention=attention), frames)
     assert_close(out[True], out[False], tolerance)  # sage: INT8 scores, whose share in these small models is little

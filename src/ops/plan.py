@@ -28,7 +28,8 @@ class AttentionSettings:
 
     ``kind``: "sage" (64-token key blocks), "block" (128-token ones) or "dense" (every cached token).
     ``sparse_ratio`` None: no budget, every block inside the local window is kept.
-    ``kernels``: attend with the Triton kernels ("sage" then quantises queries and keys to INT8).
+    ``kernels``: attend with the Triton kernels ("sage" then quantises queries and keys to INT8, and with
+    ``int8_values`` the cached values too).
     ``ops``: the DiT's other operations. ``observe``: called with the block mask of every layer (tests and
     benchmarks look at it).
     """
@@ -40,6 +41,7 @@ class AttentionSettings:
     reference_quirks: bool = False
     observe: Callable[[Tensor], None] | None = None
     kernels: bool = False
+    int8_values: bool = False
     ops: Ops = TORCH_OPS
 
     @property

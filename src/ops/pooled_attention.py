@@ -38,8 +38,9 @@ class PooledPlan(AttentionPlan):
 
     def _begin(self, pool: KVPool, tokens: int, heads: int, like: Tensor) -> None:
         per_frame = self.rows * self.columns * WINDOW_LENGTH
-        int8 = self.attention.kind == "sage"
-        pool.begin(tokens // per_frame, heads, per_frame, like.shape[1] // heads, self.attention.block_k, int8, like)
+        int8, block, width = self.attention.kind == "sage", self.attention.block_k, like.shape[1] // heads
+        int8_values = int8 and self.attention.int8_values
+        pool.begin(tokens // per_frame, heads, per_frame, width, block, int8, like, int8_values)
 
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, norm: QKNorm, rope: tuple[Tensor, Tensor], cache: object
@@ -54,7 +55,7 @@ class PooledPlan(AttentionPlan):
         slots = tensors.table[layer]
         new = slots[-window_frames:]
         self._store_keys(k, norm, rope, tensors, layer, new, first=pool.first)
-        store_values(v, tensors.values, new, block)
+        store_values(v, tensors.values, tensors.value_scales, new, block)
         queries, scales, means = self._queries(q, norm, rope, heads, int8)
         locality = Locality(self.rows, self.columns, self.attention.local_range, WINDOW_LENGTH // block)
         quirks = self.attention.reference_quirks
@@ -66,6 +67,8 @@ class PooledPlan(AttentionPlan):
         return attend_lists(
             *(queries, scales, tensors.keys, tensors.scales, tensors.values),
             *(lists, counts, longest_first(counts), block, config),
+            v_scale=tensors.value_scales,
+            dtype=v.dtype,
         )
 
     def _store_keys(

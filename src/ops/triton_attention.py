@@ -34,6 +34,7 @@ def _attend(
     k_ptr,
     k_scale_ptr,
     v_ptr,
+    v_scale_ptr,
     list_ptr,
     count_ptr,
     order_ptr,
@@ -47,6 +48,7 @@ def _attend(
     BLOCK_Q: tl.constexpr,
     BLOCK_K: tl.constexpr,
     INT8: tl.constexpr,
+    INT8_V: tl.constexpr,
 ):
     """One query block of one head. Grid (heads * q blocks)."""
     row = tl.load(order_ptr + tl.program_id(0))
@@ -78,6 +80,9 @@ def _attend(
         decay = tl.math.exp2(top - higher)
         total = total * decay + tl.sum(p, 1)
         v = tl.load(v_ptr + base + keys[:, None] * WIDTH + dims[None, :])
+        if INT8_V:
+            p = p * tl.load(v_scale_ptr + chosen * BLOCK_K + keys)[None, :]
+            v = v.to(out_ptr.dtype.element_ty)
         acc = tl.dot(p.to(v.dtype), v, acc * decay[:, None])
         top = higher
     acc = acc / tl.where(total > 0, total, 1.0)[:, None]  # an empty list leaves zeros
@@ -96,6 +101,8 @@ def attend_lists(
     order: Tensor,
     block_k: int,
     config: tuple[int, int],
+    v_scale: Tensor | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Softmax attention of every query block over the key blocks of its list.
 
@@ -103,18 +110,21 @@ def attend_lists(
     keys, values: any number of blocks of (block_k, d), contiguous; ``k_scale`` one number per block.
     lists (H, Lq / 128, M) int32: block numbers; counts (H, Lq / 128) int32: how many of them.
     order (H * Lq / 128) int32: the rows of ``counts`` as they are to be computed (see ``longest_first``).
-    ``config``: see ``launch_config``. Returns (Lq, H * d) in the dtype of the values; rows of a query block with
+    ``config``: see ``launch_config``. ``v_scale``: one number per token of int8 values. Returns (Lq, H * d) in
+    ``dtype``, by default that of the values; rows of a query block with
     an empty list are 0.
     """
     heads, length, width = q.shape
     q_blocks = length // QUERY_BLOCK
     warps, stages = config
-    out = torch.empty(length, heads * width, dtype=values.dtype, device=values.device)
+    out = torch.empty(length, heads * width, dtype=dtype or values.dtype, device=values.device)
     int8 = q_scale is not None and k_scale is not None
+    int8_values = v_scale is not None
     _attend[(q_blocks * heads,)](
-        q, q_scale if int8 else q, keys, k_scale if int8 else q, values, lists, counts, order, out,
-        q_blocks, length, lists.stride(1), out.stride(0), width**-0.5 * LOG2_E,
-        WIDTH=width, BLOCK_Q=QUERY_BLOCK, BLOCK_K=block_k, INT8=int8, num_warps=warps, num_stages=stages,
+        q, q_scale if int8 else q, keys, k_scale if int8 else q, values, v_scale if int8_values else q,
+        lists, counts, order, out, q_blocks, length, lists.stride(1), out.stride(0), width**-0.5 * LOG2_E,
+        WIDTH=width, BLOCK_Q=QUERY_BLOCK, BLOCK_K=block_k, INT8=int8, INT8_V=int8_values,
+        num_warps=warps, num_stages=stages,
     )  # fmt: skip
     return out
 

@@ -109,7 +109,8 @@ def rotate_quantise(
 
 @triton.jit
 def _store_values(
-    x_ptr, slots_ptr, out_ptr, x_stride, frame_blocks, heads, WIDTH: tl.constexpr, BLOCK: tl.constexpr
+    x_ptr, slots_ptr, out_ptr, scale_ptr, x_stride, frame_blocks, heads,
+    WIDTH: tl.constexpr, BLOCK: tl.constexpr, INT8: tl.constexpr,
 ):  # fmt: skip
     block, head = tl.program_id(0), tl.program_id(1)
     rows, dims = tl.arange(0, BLOCK), tl.arange(0, WIDTH)
@@ -117,12 +118,23 @@ def _store_values(
     slot = tl.load(slots_ptr + block // frame_blocks)
     number = (slot * heads + head).to(tl.int64) * frame_blocks + block % frame_blocks
     at = out_ptr + number * (BLOCK * WIDTH) + rows[:, None] * WIDTH + dims[None, :]
+    if INT8:
+        x = x.to(tl.float32)
+        scale = tl.max(tl.abs(x), 1) / 127.0
+        y = x / tl.maximum(scale, 1e-30)[:, None]
+        x = tl.where(y >= 0, y + 0.5, y - 0.5)
+        tl.store(scale_ptr + number * BLOCK + rows, scale)
     tl.store(at, x.to(out_ptr.dtype.element_ty))
 
 
-def store_values(x: Tensor, pool: Tensor, slots: Tensor, block: int) -> None:
-    """Copy the rows of a projection x (L, D) into a pool (slots, H, tokens, d) of values."""
+def store_values(x: Tensor, pool: Tensor, scales: Tensor | None, slots: Tensor, block: int) -> None:
+    """Copy the rows of a projection x (L, D) into a pool (slots, H, tokens, d) of values.
+
+    With ``scales`` (slots, H, tokens) float32 the pool is int8, every token with a scale of its own: a common one for a
+    block would lose what a token of large values hides.
+    """
     _, heads, tokens, width = pool.shape
     _store_values[(x.shape[0] // block, heads)](
-        x, slots, pool, x.stride(0), tokens // block, heads, WIDTH=width, BLOCK=block, num_warps=4
-    )
+        x, slots, pool, pool if scales is None else scales, x.stride(0), tokens // block, heads,
+        WIDTH=width, BLOCK=block, INT8=scales is not None, num_warps=4,
+    )  # fmt: skip

@@ -9,6 +9,7 @@ import copy
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -63,6 +64,7 @@ class Pipeline(ABC):
         other = copy.copy(self)
         other.placement = placement
         other.latents_at_once = placement.latents_at_once or type(self).latents_at_once
+        other.attention = replace(self.attention, int8_values=placement.int8_values)
         other.color, other.seed = color or self.color, self.seed if seed is None else seed
         return other
 
