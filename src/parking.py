@@ -9,7 +9,7 @@ import logging
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cache
 from typing import Any, Generic, TypeVar
 
@@ -58,6 +58,7 @@ def _swap(item: Any, change: Callable[[Tensor], Tensor], done: dict[int, tuple[T
     return item
 
 
+LARGE = 1 << 20  # bytes from which on a tensor gets main memory of exactly its size
 AHEAD = 3  # states on the device at once: the one at work, the next one coming, the last one leaving
 
 
@@ -186,16 +187,19 @@ def at_hand(states: Sequence[S] | Parking[S], index: int) -> AbstractContextMana
 def host_room(tensor: Tensor) -> Tensor:
     """Main memory for a tensor like ``tensor``: page-locked if that one is on a CUDA card, so that copies run beside
     arithmetic. Where the system refuses to lock it, they take turns; that is logged.
-
-    PyTorch's own page-locked memory comes in powers of two, which would waste a third of many gigabytes.
     """
+    if not tensor.is_cuda:
+        return torch.empty_like(tensor, device="cpu")
+    if tensor.nbytes < LARGE:
+        return torch.empty_like(tensor, device="cpu", pin_memory=True)
+    # PyTorch's own page-locked memory comes in powers of two, which would waste a third of many gigabytes.
     host = torch.empty_like(tensor, device="cpu")
-    if not tensor.is_cuda or host.nbytes == 0:
-        return host
     address, cudart = host.data_ptr(), torch.cuda.cudart()
     error = int(cudart.cudaHostRegister(address, host.nbytes, 0))
     if error:
         log.warning("%.1f MiB of main memory cannot be page-locked (CUDA error %d)", host.nbytes / 2**20, error)
+        with suppress(RuntimeError):  # CUDA reports the same error once more, at the next launch
+            torch.zeros(1, device=tensor.device)
         return host
 
     def release(device: torch.device = tensor.device) -> None:

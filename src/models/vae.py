@@ -241,8 +241,9 @@ class WanVAE(nn.Module):
         if state.tiling is None:
             return self._decode_part(x, state.streams[0])
         # One state at a time, none ahead of its turn: they are large, and small tiles are chosen where memory is short.
-        states = state.parked or Parking(state.streams, x.device, state.tiling.park, ahead=False)
-        state.parked = states
+        if state.parked is None:
+            state.parked = Parking(state.streams, x.device, state.tiling.park, ahead=False)
+        states = state.parked
 
         def pieces() -> Iterator[Tensor]:
             # Tiles outside, time inside: a parked memory travels once per call.
