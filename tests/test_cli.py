@@ -290,7 +290,14 @@ def test_ctrl_c(tmp_path):
     """Stops at once, cleans up, exits 130, shows no traceback."""
     out = tmp_path / "out"
     command = [sys.executable, ROOT / "run.py", "-i", SAMPLE, out, "-v", "nano", "-d", "cpu", "-t", "fp32"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell makes what it runs in the background deaf to Ctrl-C, and that is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 60
     while not outputs(out) and time.monotonic() < deadline:
         time.sleep(0.1)
