@@ -36,18 +36,21 @@ def child(source: Path, target: Path) -> None:
     engine = make_engine(options)
     spent: dict[str, float] = {}
 
-    def watch(name: str, module: nn.Module) -> None:
-        starts: list[float] = []
-        module.register_forward_pre_hook(lambda *_: starts.append(time.perf_counter()))
+    def watch(name: str, module: nn.Module, method: str) -> None:
+        call = getattr(module, method)
 
-        def stop(*_: Any) -> None:
-            spent[name] = spent.get(name, 0) + time.perf_counter() - starts.pop()
+        def timed(*args: Any, **settings: Any) -> Any:
+            start = time.perf_counter()
+            result = call(*args, **settings)
+            spent[name] = spent.get(name, 0) + time.perf_counter() - start
+            return result
 
-        module.register_forward_hook(stop)
+        setattr(module, method, timed)
 
     models = engine.models
-    for name, module in (("projector", models.projector), ("dit", models.dit), ("decoder", models.decoder)):
-        watch(name, module)
+    watch("projector", models.projector, "forward")
+    watch("dit", models.dit, "step")
+    watch("decoder", models.decoder, "forward")
     result = upscale_file(options, engine=engine)
     print(
         json.dumps(
