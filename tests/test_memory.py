@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from src.config import NANO_CONFIG, ModelConfig
+from src.config import NANO_CONFIG, ModelConfig, Options
 from src.device import is_out_of_memory, limit_memory, memory_budget
 from src.errors import DeviceError, InputError
 from src.ladder import choose, ladder, next_lower, wished
@@ -14,6 +14,7 @@ from src.models.dit import DiT
 from src.models.lq_projector import LQProjector
 from src.models.tcdecoder import TCDecoder
 from src.models.vae import WanVAE
+from src.ui.presets import preset_values
 
 FREE = frozenset[str]()
 PLENTY = 10**15
@@ -100,6 +101,14 @@ def test_wishes_are_kept_on_every_rung():
     assert wished(False, 32, None, False, "auto", 4)[0].overlap < 64
     with pytest.raises(InputError, match=r"--tile-size 60 .*smaller --overlap"):
         wished(True, 60, 32, False, "auto", 4)
+
+
+def test_the_preset_for_small_cards_needs_less():
+    options = Options(**preset_values("Low VRAM", has_full=True))
+    weights = "unload" if options.unload_dit and options.offload == "auto" else options.offload
+    wish, fixed = wished(options.tiled_dit, options.tile_size, options.overlap, options.tiled_vae, weights, 4)
+    first = next(iter(ladder(job(1920, 1080), wish, fixed)))
+    assert estimate(job(1920, 1080), first).device < 0.9 * estimate(job(1920, 1080), Placement()).device
 
 
 def test_too_little_for_anything():

@@ -11,7 +11,8 @@ _VALUES: dict[str, dict[str, Any]] = {
     "Fast": {"mode": "tiny", "sparse_ratio": 1.5, "quality": 6, "encoder": "auto"},
     "Balanced": {"mode": "tiny"},
     "Best": {"mode": "full", "sparse_ratio": 2.0, "quality": 9},
-    "Low VRAM": {"mode": "tiny-long", "tiled_vae": True, "unload_dit": True},
+    # More is given up by itself, as far as the memory that is there makes it necessary.
+    "Low VRAM": {"mode": "tiny-long", "offload": "blocks"},
 }
 PRESETS = tuple(_VALUES)
 ABOUT = {
